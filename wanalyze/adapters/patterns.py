@@ -1,0 +1,41 @@
+"""PEFT's rank_pattern and alpha_pattern: regular expressions from a stranger, run only if they are harmless."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+from wanalyze.errors import AdapterError
+
+_LONGEST = 256
+_QUANTIFIER = re.compile(r"(?<!\\)[*+?{]")
+# What can take exponential time or reach beyond the name: a repeated group, `(?…)`, a back-reference.
+_DANGEROUS = re.compile(r"\)[*+?{]|\(\?|\\[1-9]")
+_MOST_QUANTIFIERS = 3  # with none of the above, matching stays polynomial of this degree
+
+Value = TypeVar("Value")
+
+
+def first_match(pattern: Mapping[str, Value], module: str, default: Value, *, field: str) -> Value:
+    """The value of the first key in file order that matches the end of the module's path.
+
+    >>> first_match({"q_proj": 4, "^model.layers.0.k_proj": 2}, "model.layers.0.q_proj", 8, field="rank_pattern")
+    4
+    """
+    for key, value in pattern.items():
+        if _compiled(key, field).match(module):
+            return value
+    return default
+
+
+def _compiled(key: str, field: str) -> re.Pattern[str]:
+    if len(key) > _LONGEST or _DANGEROUS.search(key) or len(_QUANTIFIER.findall(key)) > _MOST_QUANTIFIERS:
+        raise AdapterError(
+            f"adapter_config.json: {field} has the pattern {key[:80]!r}, which could run without end; "
+            "write module names or a simpler pattern"
+        )
+    try:
+        return re.compile(rf"(?:.*\.)?(?:{key})$")
+    except re.error as error:
+        raise AdapterError(f"adapter_config.json: {field} has the pattern {key[:80]!r}: {error}") from None

@@ -1,0 +1,21 @@
+"""Where weights come from: the only room that touches untrusted bytes of weights.
+
+Headers are parsed without torch; a tensor's bytes are read when it is asked for, one at a time.
+"""
+
+from wanalyze.checkpoints.checkpoint import Checkpoint, TensorEntry, WeightFile
+from wanalyze.checkpoints.dtypes import DType
+from wanalyze.checkpoints.reference import Reference, parse_reference
+from wanalyze.checkpoints.sources import AdapterFiles, open_checkpoint, open_source
+
+__all__ = [
+    "AdapterFiles",
+    "Checkpoint",
+    "DType",
+    "Reference",
+    "TensorEntry",
+    "WeightFile",
+    "open_checkpoint",
+    "open_source",
+    "parse_reference",
+]

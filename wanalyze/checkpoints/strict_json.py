@@ -1,0 +1,65 @@
+"""JSON from strangers: no duplicate keys, no NaN, no surrogates, a size limit, one kind of error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NoReturn
+
+from wanalyze.errors import CheckpointError
+
+_CONFIG_LIMIT = 16 * 2**20  # bytes; the largest shard indexes in the wild are about 10 MB
+
+
+def parse_object(text: bytes, *, where: str) -> dict[str, object]:
+    """The JSON object in `text`; `where` names it in errors.
+
+    Python's own parser keeps the last of two equal keys and accepts NaN: readers would disagree
+    on such a file, so both are refused.
+    """
+    try:
+        value = json.loads(
+            text.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
+        )
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # lone surrogates cannot be written anywhere
+    except _BadJson as error:
+        raise CheckpointError(f"{where}: {error}") from None
+    except UnicodeError:
+        raise CheckpointError(f"{where}: not valid UTF-8 text; download the file again") from None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise CheckpointError(f"{where}: not valid JSON ({reason}); download the file again") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where}: holds a JSON {type(value).__name__}, an object is needed")
+    return value
+
+
+def read_object(path: Path) -> dict[str, object]:
+    """The JSON object in a small file such as an index or a config."""
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise CheckpointError(f"{path}: not a regular file")
+        if size > _CONFIG_LIMIT:
+            raise CheckpointError(f"{path}: {size} bytes, more than the {_CONFIG_LIMIT} a JSON file may have")
+        text = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    return parse_object(text, where=str(path))
+
+
+class _BadJson(Exception):
+    pass
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _BadJson(f"key {key!r} appears twice; readers disagree on which one counts")
+        found[key] = value
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _BadJson(f"holds {name}, which is not JSON")

@@ -1,0 +1,219 @@
+"""What every number means: one written definition each, in one table.
+
+`measure` computes them, `explain` and the report quote them, the schema is checked against them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number: its unit, its definition, where it comes from, and what it does not say."""
+
+    key: str
+    title: str
+    unit: str
+    definition: str
+    source: str
+    limits: str
+
+
+_NOISE = (
+    "Not measured yet: the edge below which rounding to the storage dtype explains a singular value "
+    "is computed by a later version."
+)
+_ROUNDING = (
+    "A merged or fully fine-tuned checkpoint stored in bf16 carries rounding in ΔW; where ‖ΔW‖ is below "
+    "about 1 % of ‖W0‖ that rounding is spread over all directions and raises this number."
+)
+_INTRUDER = (
+    "max over j of |cos(u_i, u_j(W0))| < ε over all j, for the k vectors of W1 = W0 + ΔW with the largest "
+    "singular values; k and ε are the run's (10 and 0.5 unless set)"
+)
+_PAPER = "Shuttleworth, Andreas, Torralba, Sharma, arXiv 2410.21228v3, definition 3.1 and algorithm 1"
+
+_TABLE = (
+    Metric(
+        "base_norm",
+        "size of the base",
+        "Frobenius norm",
+        "‖W0‖_F, the square root of the sum of squares of the entries of the base.",
+        "standard",
+        "Grows with the shape: compare it within one kind of module only.",
+    ),
+    Metric(
+        "delta_norm",
+        "size of the update",
+        "Frobenius norm",
+        "‖ΔW‖_F with ΔW = W1 − W0.",
+        "standard",
+        "Grows with the shape; use relative_norm to compare modules.",
+    ),
+    Metric(
+        "relative_norm",
+        "relative size of the update",
+        "ratio",
+        "‖ΔW‖_F / ‖W0‖_F.",
+        "standard",
+        "Says how far the matrix moved, not in how many directions nor what it does to the outputs.",
+    ),
+    Metric(
+        "delta_spectral_norm",
+        "largest stretch of the update",
+        "spectral norm",
+        "σ₁(ΔW), the largest singular value of the update.",
+        "standard",
+        "One direction only.",
+    ),
+    Metric(
+        "relative_spectral_norm",
+        "largest stretch against the base's",
+        "ratio",
+        "σ₁(ΔW) / σ₁(W0).",
+        "standard",
+        "Near or above 1 the update can put a direction of its own at the top of the spectrum of W1.",
+    ),
+    Metric(
+        "effective_rank",
+        "effective rank",
+        "directions",
+        "exp(−Σ p ln p) with p = σ/Σσ over the singular values of ΔW: 1 for one direction, n for n equal ones.",
+        "Roy and Vetterli, EUSIPCO 2007",
+        _ROUNDING,
+    ),
+    Metric(
+        "effective_rank_energy",
+        "effective rank by energy",
+        "directions",
+        "exp(−Σ p ln p) with p = σ²/Σσ² over the singular values of ΔW.",
+        "Roy and Vetterli's entropy on squared singular values, as WeightWatcher takes it",
+        "Smaller than effective_rank, which weighs the tail more. The two must not be mixed in one table.",
+    ),
+    Metric(
+        "stable_rank",
+        "stable rank",
+        "directions",
+        "Σσ² / σ₁² of ΔW.",
+        "Rudelson and Vershynin, J. ACM 2007",
+        "Governed by the largest singular value alone.",
+    ),
+    Metric(
+        "participation_ratio",
+        "participation ratio",
+        "directions",
+        "(Σσ²)² / Σσ⁴ of ΔW.",
+        "standard",
+        "Blind to a long weak tail.",
+    ),
+    *(
+        Metric(
+            f"energy_rank_{share}",
+            f"rank for {share} % of the energy",
+            "directions",
+            f"The smallest k with Σ_{{i≤k}} σ_i² ≥ {share / 100:g} · Σσ² over the singular values of ΔW.",
+            "Biderman et al., arXiv 2405.09673, section 4.6 (at 90 %)",
+            _ROUNDING,
+        )
+        for share in (50, 90, 95, 99)
+    ),
+    Metric(
+        "numerical_rank",
+        "numerical rank",
+        "directions",
+        "How many σ of ΔW exceed max(m, n) · eps · σ₁. eps is that of the coarser storage dtype of base and "
+        "tuned; an update given by factors was never stored as a matrix, so its eps is float64's.",
+        "the rule of numpy.linalg.matrix_rank (Golub and Van Loan, section 5.4.1)",
+        "Not measured where max(m, n) · eps ≥ 1, as for bf16 matrices of 128 rows or more: there the limit "
+        "exceeds σ₁ and the rule says nothing.",
+    ),
+    Metric(
+        "noise_edge",
+        "rounding edge",
+        "singular value",
+        "The upper edge of the singular values of ΔW that rounding to the storage dtype alone explains.",
+        "wanalyze",
+        _NOISE,
+    ),
+    Metric(
+        "signal_rank",
+        "rank above rounding",
+        "directions",
+        "How many σ of ΔW lie above noise_edge.",
+        "wanalyze",
+        _NOISE,
+    ),
+    Metric(
+        "changed_fraction",
+        "share of entries changed",
+        "share",
+        "The share of entries of W1 that differ from W0 at all, as stored; for an adapter, of non-zero entries "
+        "of ΔW.",
+        "Mukherjee et al., arXiv 2505.11711 (there with a tolerance of 1e-5)",
+        "bf16 hides changes below half a unit in the last place: a small merged update looks sparse.",
+    ),
+    Metric(
+        "intruders_left",
+        "intruder dimensions, output side",
+        "of the top k",
+        f"How many left singular vectors u_i of W1 have {_INTRUDER}.",
+        _PAPER,
+        "A count of certain cases: a vector listed in `ambiguous` is counted neither way. Not normalised by "
+        "the number of matrices, so totals of different models are not comparable.",
+    ),
+    Metric(
+        "intruders_right",
+        "intruder dimensions, input side",
+        "of the top k",
+        f"The same for right singular vectors: {_INTRUDER.replace('u_', 'v_')}.",
+        f"{_PAPER}, applied to the input side",
+        "The paper counts the left side only. For a tall matrix the left side is the stricter test, for a "
+        "wide one the right side.",
+    ),
+    Metric(
+        "intruder_energy_left",
+        "energy in intruders, output side",
+        "share",
+        "Σσ_i(W1)² over the left intruders / Σσ_i(W1)² over the top k.",
+        "wanalyze; the count saturates where this share does not",
+        "A share of the top k, not of the whole matrix.",
+    ),
+    Metric(
+        "intruder_energy_right",
+        "energy in intruders, input side",
+        "share",
+        "Σσ_i(W1)² over the right intruders / Σσ_i(W1)² over the top k.",
+        "wanalyze; the count saturates where this share does not",
+        "A share of the top k, not of the whole matrix.",
+    ),
+    Metric(
+        "magnitude_change",
+        "change of row norms",
+        "norm",
+        "Mean over the rows (outputs) n of |‖w1_n‖ − ‖w0_n‖|.",
+        "Liu et al., DoRA, arXiv 2402.09353, equation 3 (ΔM), over output rows as PEFT takes them",
+        "The paper takes columns of its transposed weight; the axis here is the output.",
+    ),
+    Metric(
+        "direction_change",
+        "change of row directions",
+        "1 − cosine",
+        "Mean over the rows (outputs) n of 1 − cos(w1_n, w0_n); rows that are zero in either are left out.",
+        "Liu et al., DoRA, arXiv 2402.09353, equation 4 (ΔD), over output rows as PEFT takes them",
+        "The paper takes columns of its transposed weight; the axis here is the output.",
+    ),
+    Metric(
+        "amplification",
+        "amplification",
+        "ratio",
+        "‖ΔW‖_F / ‖U_rᵀ W0 V_r‖_F with U_r, V_r the top r singular vectors of ΔW; r is the run's k, or the number "
+        "of non-zero σ of ΔW if that is smaller.",
+        "Hu et al., LoRA, arXiv 2106.09685, section 7.3 and table 7",
+        "The paper sets r to the adapter's rank; here r is the same for all models of a run, so that full "
+        "fine-tuning and LoRA stand on one footing.",
+    ),
+)
+
+METRICS: MappingProxyType[str, Metric] = MappingProxyType({metric.key: metric for metric in _TABLE})

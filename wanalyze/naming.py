@@ -1,0 +1,49 @@
+"""What a module's name says: its layer in the stack and its kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Place:
+    """`layer` is the first number in the name, None outside the stack; `kind` what the module is."""
+
+    layer: int | None
+    kind: str
+
+
+def module_name(tensor: str) -> str:
+    """A tensor's name without the trailing `.weight`."""
+    return tensor.removesuffix(".weight")
+
+
+def places(modules: Iterable[str]) -> dict[str, Place]:
+    """The place of each module. Its kind is the shortest end of its name that names no other kind.
+
+    >>> found = places(["h.0.attn.c_proj", "h.0.mlp.c_proj", "h.1.attn.c_proj", "wte"])
+    >>> found["h.1.attn.c_proj"], found["h.0.mlp.c_proj"].kind, found["wte"]
+    (Place(layer=1, kind='attn.c_proj'), 'mlp.c_proj', Place(layer=None, kind='wte'))
+    """
+    templates = {module: _template(module) for module in modules}
+    ends = Counter(end for template in set(templates.values()) for end in _ends(template))
+    return {
+        module: Place(_layer(module), next((end for end in _ends(template) if ends[end] == 1), ".".join(template)))
+        for module, template in templates.items()
+    }
+
+
+def _template(module: str) -> tuple[str, ...]:
+    """The name without its numbers: equal for the same module of every layer and expert."""
+    parts = tuple(part for part in module.split(".") if not part.isdecimal())
+    return parts or (module,)
+
+
+def _ends(template: tuple[str, ...]) -> list[str]:
+    return [".".join(template[start:]) for start in reversed(range(len(template)))]
+
+
+def _layer(module: str) -> int | None:
+    return next((int(part) for part in module.split(".") if part.isdecimal() and len(part) < 7), None)
