@@ -339,3 +339,21 @@ COMPUTE: MappingProxyType[str, Callable[[Evidence], Outcome]] = MappingProxyType
         "amplification": _amplification,
     }
 )
+
+
+# --- vectors: norms and biases have a drift, and no spectrum ---
+
+DRIFT = ("base_norm", "delta_norm", "relative_norm", "changed_fraction")
+
+
+def measure_vector(base: Tensor, tuned: Tensor) -> dict[str, Number | None]:
+    """The drift of a vector; `relative_norm` is None where the base is zero."""
+    before, after = widen(base, "base"), widen(tuned, "tuned")
+    size, moved = (torch.linalg.vector_norm(x).item() for x in (before, after - before))
+    changed = int(torch.count_nonzero(after != before)) / before.numel()
+    return dict(zip(DRIFT, (size, moved, moved / size if size > 0 else None, changed), strict=True))
+
+
+def untouched_vector() -> dict[str, Number | None]:
+    """The drift of a vector that an adapter leaves alone: known without reading it."""
+    return dict(zip(DRIFT, (None, 0.0, 0.0, 0.0), strict=True))

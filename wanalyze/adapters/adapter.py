@@ -22,6 +22,11 @@ class Update(Protocol):
     @property
     def dtype(self) -> str: ...
 
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        ...
+
     def read(self) -> LowRank: ...
 
 
@@ -31,7 +36,7 @@ class Adapter:
 
     `updates` change a weight; `replaced` are tensors saved whole (new heads, embeddings, biases), by the name
     they have in the base. `input_first` says that the base may store weights as (in, out): it decides the
-    orientation of square ones. `facts` are what `inspect` shows.
+    orientation of square ones. `facts` are what `inspect` shows, `trained_parameters` all that it stores.
     """
 
     name: str
@@ -40,3 +45,4 @@ class Adapter:
     replaced: Mapping[str, TensorEntry]
     input_first: bool
     facts: Mapping[str, object]
+    trained_parameters: int

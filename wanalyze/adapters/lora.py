@@ -94,6 +94,10 @@ class LoraUpdate:
     def dtype(self) -> str:
         return self.a.dtype.name
 
+    @property
+    def size(self) -> int:
+        return self.a.size + self.b.size
+
     def read(self) -> LowRank:
         return LowRank(self.b.read(), self.a.read(), self.scale)
 
@@ -113,6 +117,7 @@ def parse_lora(files: AdapterFiles) -> Adapter:
         replaced=replaced,
         input_first=config.fan_in_fan_out,
         facts=_facts(updates, replaced, config),
+        trained_parameters=sum(math.prod(entry.shape) for entry in files.weights.entries.values()),
     )
 
 
@@ -209,8 +214,6 @@ def _facts(
         "alpha": config.lora_alpha,
         "modules": len(updates),
         "saved_whole": sorted(replaced),
-        "trained_parameters": sum(math.prod(u.a.shape) + math.prod(u.b.shape) for u in updates)
-        + sum(math.prod(entry.shape) for entry in replaced.values()),
         "base_model": config.base_model_name_or_path,
         "peft_version": config.peft_version,
     }

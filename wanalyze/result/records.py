@@ -1,0 +1,204 @@
+"""The records of `result.json`, and its JSON Schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SCHEMA_ID: Literal["wanalyze.result/1"] = "wanalyze.result/1"
+Number: TypeAlias = Annotated[int | float, Field(allow_inf_nan=False)]
+Cosine: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Status(str, Enum):
+    """What became of a matrix or vector."""
+
+    measured = "measured"
+    unchanged = "unchanged"
+    skipped = "skipped"
+    failed = "failed"
+
+
+class Tool(Record):
+    name: Literal["wanalyze"] = "wanalyze"
+    version: str
+
+
+class Settings(Record):
+    """What the numbers depend on, beside the files."""
+
+    top_k: int
+    epsilon: float
+    only: list[str] = []
+    skip: list[str] = []
+    precision: Literal["float64"] = "float64"
+    device: str = "cpu"
+
+
+class File(Record):
+    name: str
+    size: int
+    sha256: str
+
+
+class Source(Record):
+    """Where the base came from; `revision` is a Hub commit, null for a local folder."""
+
+    ref: str
+    revision: str | None = None
+    files: list[File]
+
+
+class Summary(Record):
+    """One model in a few numbers; medians are over measured matrices, null where there are none.
+
+    `changed_share` is the share of entries that differ from the base, over all that was compared.
+    """
+
+    measured: int
+    unchanged: int
+    failed: int
+    skipped: int
+    vectors: int
+    vectors_changed: int
+    weights: int
+    changed_share: float | None
+    median_relative_norm: float | None
+    median_effective_rank: float | None
+    median_stable_rank: float | None
+    intruders_left: int
+    intruders_right: int
+    matrices_with_intruders_left: int
+    matrices_with_intruders_right: int
+    ambiguous: int
+
+
+class Model(Record):
+    """A tuned model; `trained_parameters` is known for adapters only."""
+
+    label: str
+    ref: str
+    method: str
+    trained_parameters: int | None = None
+    files: list[File]
+    summary: Summary
+
+
+class Ambiguity(Record):
+    """Vectors of one side that have no answer of their own, and the cosine of what they share."""
+
+    side: Literal["left", "right"]
+    vectors: list[int]
+    cosine: Cosine
+    reason: str
+
+
+class Module(Record):
+    """One matrix of one model. `missing` gives the reason for every null among `metrics`."""
+
+    model: str
+    name: str
+    layer: int | None
+    kind: str
+    shape: list[int]
+    dtype: str
+    status: Status
+    reason: str | None = None
+    metrics: dict[str, Number | None]
+    missing: dict[str, str] = {}
+    max_cosine_left: list[tuple[Cosine, Cosine]] = []
+    max_cosine_right: list[tuple[Cosine, Cosine]] = []
+    matched_left: list[int | None] = []
+    matched_right: list[int | None] = []
+    ambiguous: list[Ambiguity] = []
+
+    def metric(self, key: str) -> float | None:
+        """The metric, or None where it was not measured."""
+        return self.metrics.get(key)
+
+
+class Vector(Record):
+    """A norm, bias or other vector: drift only."""
+
+    model: str
+    name: str
+    shape: list[int]
+    dtype: str
+    status: Status
+    reason: str | None = None
+    metrics: dict[str, Number | None]
+
+
+class Finding(Record):
+    """Something a reader should know, and the limit it broke."""
+
+    code: str
+    severity: str
+    model: str
+    module: str | None
+    value: Number | None
+    limit: Number | None
+    message: str
+
+
+class SkippedTensor(Record):
+    model: str
+    name: str
+    reason: str
+
+
+class Result(Record):
+    """All that one `compare` found. The arrays (spectra, cosines) lie beside it and are read on demand."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_id: Literal["wanalyze.result/1"] = Field(default=SCHEMA_ID, alias="schema")
+    tool: Tool
+    settings: Settings
+    base: Source
+    models: list[Model]
+    modules: list[Module]
+    vectors: list[Vector]
+    findings: list[Finding] = []
+    skipped: list[SkippedTensor]
+
+    _arrays: Mapping[str, np.ndarray] | None = PrivateAttr(default=None)
+    _arrays_path: str | None = PrivateAttr(default=None)
+
+    def __getitem__(self, name: str) -> list[Module]:
+        """The records of one matrix, one per model."""
+        found = [module for module in self.modules if module.name == name]
+        if not found:
+            raise KeyError(name)
+        return found
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """Spectra and cosines by `<label>/<module>/<array>`; those of the base under `base`."""
+        if self._arrays is None:
+            from safetensors.numpy import load_file
+
+            self._arrays = load_file(self._arrays_path) if self._arrays_path else {}
+        return self._arrays
+
+    def to_json(self) -> str:
+        """The text of `result.json`: sorted keys, no NaN, one final newline."""
+        value = self.model_dump(mode="json", by_alias=True)
+        return json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def json_schema() -> dict[str, object]:
+    """The JSON Schema (2020-12) of `result.json`; the package ships it as `result/schema.json`."""
+    schema = Result.model_json_schema(by_alias=True, mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **schema}

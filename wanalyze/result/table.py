@@ -1,0 +1,45 @@
+"""Records as CSV: one row per model and matrix, numbers in full, names that no spreadsheet runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+from wanalyze.metrics import METRICS
+from wanalyze.result.records import Module
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FIELDS = ("model", "name", "layer", "kind", "rows", "columns", "dtype", "status", "reason")
+
+
+def modules_csv(modules: Iterable[Module]) -> str:
+    """The text of `modules.csv`; an empty field is a number that was not measured."""
+    rows = (
+        (
+            *(module.model, module.name, module.layer, module.kind, *module.shape),
+            *(module.dtype, module.status.value, module.reason),
+            *(module.metric(key) for key in METRICS),
+        )
+        for module in modules
+    )
+    return csv_text((*_FIELDS, *METRICS), rows)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """RFC 4180 with plain newlines. Text that a spreadsheet would take for a formula gets a leading quote.
+
+    >>> csv_text(["a", "b"], [["=1+1", 0.5]])
+    "a,b\\n'=1+1,0.5\\n"
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return out.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return repr(value)
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
