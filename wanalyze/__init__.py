@@ -1,0 +1,120 @@
+"""What did this fine-tune do to the weights?
+
+Whatever a command does, one call here does: `compare`, `open_checkpoint`, `open_adapter`. Importing the
+package does not import torch; the first call does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wanalyze.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from wanalyze.adapters import Adapter
+    from wanalyze.checkpoints import Checkpoint
+    from wanalyze.engine import Plan, Step
+    from wanalyze.result import Result
+
+__all__ = ["Result", "__version__", "compare", "open_adapter", "open_checkpoint", "plan"]
+
+Ref = str | PathLike[str] if TYPE_CHECKING else object
+
+
+def open_checkpoint(reference: Ref) -> Checkpoint:
+    """The named tensors of a checkpoint: listed at once, read one at a time."""
+    from wanalyze import checkpoints
+
+    return checkpoints.open_checkpoint(checkpoints.parse_reference(fspath(reference)).path)
+
+
+def open_adapter(reference: Ref) -> Adapter:
+    """What an adapter does to which modules, as structured updates; AdapterError if it is none."""
+    from wanalyze import adapters, checkpoints, errors
+
+    source = checkpoints.open_source(checkpoints.parse_reference(fspath(reference)).path)
+    if isinstance(source, checkpoints.Checkpoint):
+        raise errors.AdapterError(f"{reference}: is a checkpoint, not an adapter (no adapter_config.json)")
+    return adapters.parse_adapter(source)
+
+
+def plan(
+    base: Ref,
+    *tuned: Ref,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    top_k: int = 10,
+    epsilon: float = 0.5,
+    device: str = "auto",
+    jobs: int | None = None,
+    allow_unmatched: bool = False,
+) -> Plan:
+    """What `compare` with the same arguments would do, from headers alone."""
+    from wanalyze import checkpoints, engine
+    from wanalyze.pairing import Selection
+
+    references = [checkpoints.parse_reference(fspath(text)) for text in (base, *tuned)]
+    options = engine.Options(
+        top_k=top_k,
+        epsilon=epsilon,
+        selection=Selection(tuple(only), tuple(skip)),
+        device=device,
+        jobs=jobs,
+        allow_unmatched=allow_unmatched,
+    )
+    return engine.plan(references[0], references[1:], options)
+
+
+def compare(
+    base: Ref,
+    *tuned: Ref,
+    output: Ref | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    top_k: int = 10,
+    epsilon: float = 0.5,
+    device: str = "auto",
+    jobs: int | None = None,
+    allow_unmatched: bool = False,
+    progress: Callable[[Step], None] | None = None,
+) -> Result:
+    """Measure what was made from `base`; each of `tuned` is `[label=]PATH` of a checkpoint or adapter.
+
+    `only` and `skip` are globs over module names. With `output`, the run folder is written there:
+    result.json, modules.csv, arrays.safetensors, report.html. Raises WanalyzeError for what the caller
+    can mend; a matrix that cannot be measured is a record with status `failed`, not an exception.
+    """
+    from wanalyze import engine, report, result
+
+    if output is not None:
+        result.check_output(Path(output))
+    prepared = plan(
+        base,
+        *tuned,
+        only=only,
+        skip=skip,
+        top_k=top_k,
+        epsilon=epsilon,
+        device=device,
+        jobs=jobs,
+        allow_unmatched=allow_unmatched,
+    )
+    found = engine.run(prepared, progress or _silent)
+    if output is not None:
+        result.write_run(Path(output), found, report.page(found))
+    return found
+
+
+def _silent(step: Step) -> None:
+    pass
+
+
+def __getattr__(name: str) -> object:
+    if name == "Result":
+        from wanalyze.result import Result
+
+        return Result
+    raise AttributeError(f"module 'wanalyze' has no attribute {name!r}")

@@ -1,0 +1,119 @@
+"""What a result says in words: numbers as people read them, and the sentences every view shares."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from wanalyze.result import Model, Result, Status
+
+NOT_MEASURED = "–"
+SIDES = {"left": "output side", "right": "input side"}
+
+
+def number(value: float | int | None, digits: int = 3) -> str:
+    """Three significant digits without an exponent where that is short; a dash for what was not measured.
+
+    >>> number(112.4), number(0.04567), number(None), number(12), number(3e-7), number(100000.0)
+    ('112', '0.0457', '–', '12', '3.00e-07', '100,000')
+    """
+    if value is None:
+        return NOT_MEASURED
+    if isinstance(value, int) or value == 0:
+        return f"{value:,.0f}"
+    if abs(value) < 1e-4:
+        return f"{value:.{digits - 1}e}"
+    if abs(value) >= 10**digits:
+        return f"{value:,.0f}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def share(value: float | None) -> str:
+    """A share in per cent.
+
+    >>> share(0.9312), share(0.0004), share(0.0), share(1.0)
+    ('93 %', '0.04 %', '0 %', '100 %')
+    """
+    if value is None:
+        return NOT_MEASURED
+    percent = 100 * value
+    if percent in (0, 100) or 1 <= percent < 99:
+        return f"{percent:.0f} %"
+    return f"{percent:.2f} %" if percent < 1 else f"{min(percent, 99.99):.2f} %"
+
+
+def listed(items: Sequence[str]) -> str:
+    """Items joined as in a sentence.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def verdict(result: Result) -> str:
+    """The one sentence a reader should leave with, built from the numbers."""
+    with_intruders = [model for model in result.models if _hit(model) > 0]
+    without = [model.label for model in result.models if _hit(model) == 0 and model.summary.measured]
+    found = listed([f"{model.label} ({_hit(model)} of {model.summary.measured} matrices)" for model in with_intruders])
+    if not with_intruders:
+        return f"No intruder dimensions in {listed(without)}." if without else "No matrix was changed."
+    return f"Intruder dimensions in {found}" + (f"; none in {listed(without)}." if without else ".")
+
+
+def evidence(result: Result) -> str:
+    """What stands behind the verdict: along how many directions, how far, and with which limits."""
+    ranks = [
+        f"{model.label} {number(model.summary.median_effective_rank)}"
+        for model in result.models
+        if model.summary.median_effective_rank is not None
+    ]
+    moved = f"Effective rank of the update, median over its changed matrices: {', '.join(ranks)}. " if ranks else ""
+    return (
+        f"{moved}An intruder is one of the top {result.settings.top_k} singular vectors of a tuned matrix whose "
+        f"largest |cosine| with every singular vector of the base is below {result.settings.epsilon:g}; "
+        "counted here on the output or the input side."
+    )
+
+
+def _hit(model: Model) -> int:
+    summary = model.summary
+    return max(summary.matrices_with_intruders_left, summary.matrices_with_intruders_right)
+
+
+def account(result: Result, model: Model) -> str:
+    """What one tuned model did, in a sentence."""
+    summary = model.summary
+    frozen = f", {summary.unchanged} matrices left alone" if summary.unchanged else ""
+    return (
+        f"{model.label} ({model.method}) changed {share(summary.changed_share)} of the weights in "
+        f"{summary.measured} matrices{frozen}, by {number(model.summary.median_relative_norm)} of their norm (median)."
+    )
+
+
+def coverage(model: Model) -> str:
+    """What was compared and what was not."""
+    summary = model.summary
+    parts = [
+        f"{summary.measured} matrices measured",
+        f"{summary.unchanged} unchanged",
+        f"{summary.failed} failed",
+        f"{summary.vectors} vectors (drift only)",
+        f"{summary.skipped} skipped",
+    ]
+    return ", ".join(parts)
+
+
+def skipped_reasons(result: Result, label: str | None = None) -> list[tuple[str, int]]:
+    """Why tensors were not compared, the commonest first."""
+    reasons = [item.reason for item in result.skipped if label in (None, item.model)]
+    return Counter(reasons).most_common()
+
+
+def failures(result: Result) -> list[tuple[str, str, str]]:
+    """(model, name, reason) of everything that could not be measured."""
+    return [
+        (item.model, item.name, item.reason or "")
+        for item in (*result.modules, *result.vectors)
+        if item.status is Status.failed
+    ]
