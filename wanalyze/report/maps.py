@@ -1,0 +1,129 @@
+"""Layer x kind maps: one strip per model and metric, drawn as data for the template's SVG."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from wanalyze.metrics import METRICS
+from wanalyze.report.scale import Scale, counts, logarithmic
+from wanalyze.result import Module, Result
+from wanalyze.wording import number
+
+_CELL, _GAP = 18, 1
+_LABEL_WIDTH = 7  # pixels per character
+_KINDS = (
+    *("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query", "key", "value", "o_proj"),
+    *("gate_proj", "up_proj", "gate_up_proj", "c_fc", "down_proj", "c_proj", "embed_tokens", "wte", "lm_head"),
+)
+MAPPED = ("effective_rank", "relative_norm", "intruders_left", "intruders_right")
+
+
+@dataclass(frozen=True)
+class Cell:
+    x: int
+    y: int
+    fill: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One model's map: cells in a grid of layers across and kinds down."""
+
+    model: str
+    method: str
+    cells: list[Cell]
+    rows: list[tuple[int, str]]
+    columns: list[tuple[int, str]]
+    width: int
+    height: int
+    left: int
+
+
+@dataclass(frozen=True)
+class MetricMap:
+    """All strips of one metric, on one scale."""
+
+    key: str
+    title: str
+    scale: Scale
+    strips: list[Strip]
+
+
+def metric_maps(result: Result) -> list[MetricMap]:
+    """A map for each metric of MAPPED, over the modules that lie in a layer."""
+    return [_metric_map(result, key) for key in MAPPED]
+
+
+def outside_the_stack(result: Result) -> list[str]:
+    """Modules without a layer, which no map can show."""
+    return sorted({module.name for module in result.modules if module.layer is None})
+
+
+def _metric_map(result: Result, key: str) -> MetricMap:
+    inside = [module for module in result.modules if module.layer is not None]
+    values = [value for module in inside if (value := module.metric(key)) is not None]
+    unit = METRICS[key].unit
+    counted = key.startswith("intruders")
+    scale = counts(result.settings.top_k, unit) if counted else logarithmic(values, unit)
+    kinds = sorted({module.kind for module in inside}, key=_kind_order)
+    layers = sorted({module.layer for module in inside if module.layer is not None})
+    strips = [
+        _strip([m for m in inside if m.model == model.label], model.label, model.method, key, scale, kinds, layers)
+        for model in result.models
+    ]
+    return MetricMap(key, METRICS[key].title, scale, strips)
+
+
+def _strip(
+    modules: Sequence[Module],
+    model: str,
+    method: str,
+    key: str,
+    scale: Scale,
+    kinds: Sequence[str],
+    layers: Sequence[int],
+) -> Strip:
+    here: dict[tuple[str, int | None], list[Module]] = defaultdict(list)
+    for module in modules:
+        here[module.kind, module.layer].append(module)
+    left = _LABEL_WIDTH * max((len(kind) for kind in kinds), default=0) + 8
+    pitch = _CELL + _GAP
+    cells = [
+        _cell(here.get((kind, layer), []), key, scale, left + column * pitch, 16 + row * pitch, f"layer {layer} {kind}")
+        for row, kind in enumerate(kinds)
+        for column, layer in enumerate(layers)
+    ]
+    every = max(1, round(len(layers) / 12))
+    return Strip(
+        model=model,
+        method=method,
+        cells=cells,
+        rows=[(16 + row * pitch + _CELL // 2, kind) for row, kind in enumerate(kinds)],
+        columns=[
+            (left + column * pitch + _CELL // 2, str(layer))
+            for column, layer in enumerate(layers)
+            if column % every == 0
+        ],
+        width=left + len(layers) * pitch,
+        height=16 + len(kinds) * pitch,
+        left=left,
+    )
+
+
+def _cell(modules: Sequence[Module], key: str, scale: Scale, x: int, y: int, where: str) -> Cell:
+    values = [value for module in modules if (value := module.metric(key)) is not None]
+    if not values:
+        why = next((module.reason or module.missing.get(key) for module in modules), None) or "no such matrix"
+        return Cell(x, y, "url(#unmeasured)", f"{where}: not measured ({why})")
+    value = median(values)
+    several = f" (median of {len(values)})" if len(values) > 1 else ""
+    return Cell(x, y, scale.colour(value), f"{where}: {number(value)}{several}")
+
+
+def _kind_order(kind: str) -> tuple[int, str]:
+    last = kind.rpartition(".")[2]
+    return (_KINDS.index(last) if last in _KINDS else len(_KINDS), kind)

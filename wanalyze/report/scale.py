@@ -1,0 +1,52 @@
+"""One colour scale for all maps of a metric: steps, their limits and their colours."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wanalyze.wording import number
+
+# Light to dark, equal steps of lightness; grey is in none of them, so hatching can mean "not measured".
+RAMP = ("#fffbe3", "#d5ecc4", "#9ed8c0", "#5fb9c6", "#3a8fbd", "#33619f", "#2b2f73")
+LIGHT_STEPS = 4  # up to here dark text is legible on the colour
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Colour steps between `limits`, which are one fewer than the colours."""
+
+    limits: tuple[float, ...]
+    colours: tuple[str, ...]
+    unit: str
+
+    def colour(self, value: float) -> str:
+        return self.colours[bisect_right(self.limits, value)]
+
+    @property
+    def legend(self) -> list[tuple[str, str]]:
+        """(colour, what it stands for) from low to high."""
+        ends = [number(limit) for limit in self.limits]
+        if not ends:
+            return [(self.colours[0], "all alike")]
+        texts = [f"below {ends[0]}", *map(" to ".join, zip(ends, ends[1:], strict=False)), f"{ends[-1]} or more"]
+        return list(zip(self.colours, texts, strict=True))
+
+
+def logarithmic(values: Sequence[float], unit: str) -> Scale:
+    """Steps of equal ratio between the least and the greatest positive value: a few outliers hide nothing."""
+    positive = [value for value in values if value > 0]
+    low, high = (min(positive), max(positive)) if positive else (1.0, 1.0)
+    if high / low < 1.001:
+        return Scale((), RAMP[2:3], unit)
+    ratio = math.log(high / low) / len(RAMP)
+    limits = (low * math.exp(ratio * step) for step in range(1, len(RAMP)))
+    return Scale(tuple(float(f"{limit:.2g}") for limit in limits), RAMP, unit)
+
+
+def counts(most: int, unit: str) -> Scale:
+    """0 has a colour of its own, the rest is cut into steps of whole numbers up to `most`."""
+    edges = sorted({1, *(round(1 + (most - 1) * step / 5) for step in range(1, 6))}) if most > 1 else [1]
+    return Scale(tuple(edges), (*RAMP[:1], *RAMP[len(RAMP) - len(edges) :]), unit)
