@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 from wanalyze import wording
+from wanalyze.printable import printable
 from wanalyze.result import Model, Module, Result
 
 WIDTH = 80
@@ -16,17 +16,6 @@ TABLE_METRICS = (
     ("intruders_left", "left"),
     ("intruders_right", "right"),
 )
-
-
-def printable(text: str) -> str:
-    """Text from a stranger, with everything a terminal might obey written out.
-
-    >>> printable("q\\x1b[31m")
-    'q\\\\x1b[31m'
-    """
-    return "".join(
-        char if unicodedata.category(char)[0] != "C" else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def elided(text: str, width: int) -> str:
@@ -77,11 +66,11 @@ def _model_row(model: Model) -> tuple[str, ...]:
 
 
 def _coverage_lines(result: Result) -> list[str]:
-    counts = {wording.coverage(model) for model in result.models}
-    if len(counts) == 1:
-        lines = [f"each: {counts.pop()}"]
-    else:
-        lines = [f"{printable(model.label)}: {wording.coverage(model)}" for model in result.models]
+    alike: dict[str, list[str]] = {}
+    for model in result.models:
+        alike.setdefault(wording.coverage(model), []).append(printable(model.label))
+    everywhere = len(alike) == 1 and len(result.models) > 1
+    lines = [f"{'each' if everywhere else ', '.join(labels)}: {text}" for text, labels in alike.items()]
     reasons = wording.skipped_reasons(result)
     if reasons:
         lines.append("skipped: " + "; ".join(f"{count} × {printable(reason)}" for reason, count in reasons[:4]))
@@ -112,9 +101,10 @@ def facts_table(facts: Iterable[tuple[str, object]]) -> str:
     return "".join(f"{name:<{width}}  {value}\n" for name, value in pairs)
 
 
-def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
-    """Aligned columns, the first `left` of them to the left."""
-    return "\n".join(_table(header, rows, left=left)) + "\n"
+def tensors_table(rows: Sequence[Sequence[str]]) -> str:
+    """Name, shape and dtype of each tensor."""
+    safe = [tuple(map(printable, row)) for row in rows]
+    return "\n".join(_table(("tensor", "dtype", "shape"), safe)) + "\n"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 2) -> list[str]:

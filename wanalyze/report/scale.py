@@ -11,7 +11,6 @@ from wanalyze.wording import number
 
 # Light to dark, equal steps of lightness; grey is in none of them, so hatching can mean "not measured".
 RAMP = ("#fffbe3", "#d5ecc4", "#9ed8c0", "#5fb9c6", "#3a8fbd", "#33619f", "#2b2f73")
-LIGHT_STEPS = 4  # up to here dark text is legible on the colour
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,7 @@ class Scale:
     limits: tuple[float, ...]
     colours: tuple[str, ...]
     unit: str
+    whole: bool = False
 
     def colour(self, value: float) -> str:
         return self.colours[bisect_right(self.limits, value)]
@@ -28,9 +28,11 @@ class Scale:
     @property
     def legend(self) -> list[tuple[str, str]]:
         """(colour, what it stands for) from low to high."""
-        ends = [number(limit) for limit in self.limits]
-        if not ends:
+        if not self.limits:
             return [(self.colours[0], "all alike")]
+        if self.whole:
+            return list(zip(self.colours, _whole_steps([int(limit) for limit in self.limits]), strict=True))
+        ends = [number(limit, 2) for limit in self.limits]
         texts = [f"below {ends[0]}", *map(" to ".join, zip(ends, ends[1:], strict=False)), f"{ends[-1]} or more"]
         return list(zip(self.colours, texts, strict=True))
 
@@ -49,4 +51,14 @@ def logarithmic(values: Sequence[float], unit: str) -> Scale:
 def counts(most: int, unit: str) -> Scale:
     """0 has a colour of its own, the rest is cut into steps of whole numbers up to `most`."""
     edges = sorted({1, *(round(1 + (most - 1) * step / 5) for step in range(1, 6))}) if most > 1 else [1]
-    return Scale(tuple(edges), (*RAMP[:1], *RAMP[len(RAMP) - len(edges) :]), unit)
+    return Scale(tuple(edges), (*RAMP[:1], *RAMP[len(RAMP) - len(edges) :]), unit, whole=True)
+
+
+def _whole_steps(edges: Sequence[int]) -> list[str]:
+    """What whole numbers each step holds.
+
+    >>> _whole_steps([1, 3, 4])
+    ['0', '1–2', '3', '4 or more']
+    """
+    between = [str(low) if high - low == 1 else f"{low}–{high - 1}" for low, high in zip(edges, edges[1:], strict=False)]
+    return ["0", *between, f"{edges[-1]} or more"]

@@ -1,0 +1,6 @@
+"""`python -m wanalyze`."""
+
+from wanalyze.cli import main
+
+if __name__ == "__main__":
+    main()

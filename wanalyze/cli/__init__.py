@@ -1,0 +1,91 @@
+"""The command line: one file per command, each parses, calls the library once, renders, and returns a code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from wanalyze.cli.compare import compare
+from wanalyze.cli.explain import explain
+from wanalyze.cli.inspect import inspect
+from wanalyze.cli.report import report
+from wanalyze.cli.show import show
+from wanalyze.errors import ExitCode, WanalyzeError
+from wanalyze.version import VERSION
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(VERSION, prog_name="wanalyze")
+def wanalyze() -> None:
+    """What did this fine-tune do to the weights?
+
+    \b
+    wanalyze compare BASE TUNED...   measure what was made from a base
+    wanalyze show reports/RUN        look at the numbers again
+    wanalyze explain effective_rank  what a number means
+    """
+
+
+for command in (compare, inspect, show, report, explain):
+    wanalyze.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit code (see `ExitCode`)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(int(_code(given)))
+
+
+def _code(arguments: list[str]) -> int:
+    try:
+        code = wanalyze.main(arguments, prog_name="wanalyze", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else ExitCode.done
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return ExitCode.unreadable
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.unreadable
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; nothing was written", err=True)
+        return ExitCode.interrupted
+    except WanalyzeError as error:
+        click.echo(f"wanalyze: {_one_line(str(error))}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        return _reader_left()
+    except SystemExit as error:
+        # click turns a closed pipe into exit 1, which here would read as a failed policy
+        return _reader_left() if isinstance(error.__context__, OSError) else int(error.code or 0)
+    except Exception as error:
+        return _bug(error, arguments)
+
+
+def _one_line(text: str) -> str:
+    from wanalyze.printable import printable
+
+    return printable(text)
+
+
+def _reader_left() -> int:
+    """Whoever read our output has closed it, as `head` does: not an error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.done
+
+
+def _bug(error: Exception, arguments: Sequence[str]) -> int:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        click.echo("wanalyze: no space left on the device; nothing was written", err=True)
+        return ExitCode.unreadable
+    if {"-v", "--verbose"} & set(arguments):
+        traceback.print_exc()
+    name = type(error).__name__
+    click.echo(f"wanalyze: a bug: {name}: {_one_line(str(error))}; please report it with the output of -v", err=True)
+    return ExitCode.bug

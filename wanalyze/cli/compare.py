@@ -1,0 +1,91 @@
+"""`wanalyze compare BASE TUNED...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wanalyze.cli import options
+from wanalyze.errors import ExitCode
+
+if TYPE_CHECKING:
+    from wanalyze.engine import Plan
+    from wanalyze.result import Result
+
+
+@click.command()
+@click.argument("base")
+@click.argument("tuned", nargs=-1, required=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run.  [default: reports/LABEL]")
+@options.format_option("text", "json")
+@options.only
+@options.skip
+@click.option("--top-k", default=10, show_default=True, help="Singular vectors looked at for intruders.")
+@click.option("--epsilon", default=0.5, show_default=True, help="Below this |cosine| a vector is an intruder.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--jobs", type=int, help="Threads.  [default: one per core]")
+@click.option("--allow-unmatched", is_flag=True, help="Leave out adapter modules the base has no weight for.")
+@click.option("--dry-run", is_flag=True, help="Print what would be read and stop.")
+@options.quiet
+@options.verbose
+def compare(
+    base: str,
+    tuned: tuple[str, ...],
+    output: Path | None,
+    format_: str,
+    dry_run: bool,
+    quiet: bool,
+    verbose: bool,  # noqa: ARG001 - read by main
+    **wanted: Any,
+) -> int:
+    """Say what was done to BASE to get each TUNED: a full fine-tune, an adapter or a merged model.
+
+    BASE and TUNED are [label=]PATH: a safetensors file, a folder with one or with shards and an index, or
+    the folder of an adapter.
+    """
+    import wanalyze
+
+    if dry_run:
+        click.echo(_plan_text(wanalyze.plan(base, *tuned, **wanted)), nl=False)
+        return ExitCode.done
+    from wanalyze.cli.progress import shown
+
+    folder = output or _default_folder(tuned)
+    with shown(quiet=quiet) as progress:
+        result = wanalyze.compare(base, *tuned, output=folder, progress=progress, **wanted)
+    _print(result, folder, format_, quiet=quiet)
+    failed = any(model.summary.failed for model in result.models)
+    return ExitCode.in_part if failed else ExitCode.done
+
+
+def _default_folder(tuned: tuple[str, ...]) -> Path:
+    from wanalyze.checkpoints import parse_reference
+
+    labels = "+".join(parse_reference(text).label for text in tuned)
+    return Path("reports") / labels[:100]
+
+
+def _print(result: Result, folder: Path, format_: str, *, quiet: bool) -> None:
+    from wanalyze import terminal
+
+    if format_ == "json":
+        click.echo(result.to_json(), nl=False)
+    elif not quiet:
+        click.echo(terminal.summary(result, str(folder)), nl=False)
+
+
+def _plan_text(plan: Plan) -> str:
+    from wanalyze import terminal
+
+    largest = max((job[1].shape for _, jobs in plan.matrices for job in jobs), key=lambda s: s[0] * s[1], default=(0, 0))
+    facts: list[tuple[str, object]] = [
+        ("base", plan.base.name),
+        *((tuned.label, f"{tuned.method}, {len(tuned.pairing.skipped)} tensors skipped") for tuned in plan.tuned),
+        ("matrices", f"{len(plan.matrices)}, the largest {largest[0]} × {largest[1]}"),
+        ("to read", f"{plan.bytes_to_read / 1e6:,.1f} MB of matrices"),
+        ("memory", f"about {10 * 8 * largest[0] * largest[1] / 1e6:,.0f} MB beside torch (estimate)"),
+        ("device", plan.device),
+    ]
+    return terminal.facts_table(facts)

@@ -1,0 +1,47 @@
+"""`wanalyze explain METRIC`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from difflib import get_close_matches
+
+import click
+
+from wanalyze.cli import options
+from wanalyze.errors import ExitCode, UsageError
+from wanalyze.metrics import METRICS, Metric
+
+
+@click.command()
+@click.argument("name", required=False, metavar="METRIC")
+@options.format_option("text", "json")
+@options.verbose
+def explain(name: str | None, format_: str, verbose: bool) -> int:  # noqa: ARG001 - read by main
+    """Say how a number is defined, where the definition comes from, and what it does not say.
+
+    Without METRIC, list them all.
+    """
+    if name is not None and name not in METRICS:
+        near = get_close_matches(name, METRICS, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"no metric is called {name!r}; {hint}`wanalyze explain` lists them all")
+    chosen = [METRICS[name]] if name else list(METRICS.values())
+    if format_ == "json":
+        text = json.dumps([dataclasses.asdict(metric) for metric in chosen], indent=1, ensure_ascii=False) + "\n"
+    else:
+        text = _text(chosen[0]) if name else _list(chosen)
+    click.echo(text, nl=False)
+    return ExitCode.done
+
+
+def _text(metric: Metric) -> str:
+    return (
+        f"{metric.key}: {metric.title} [{metric.unit}]\n\n  {metric.definition}\n\n"
+        f"source  {metric.source}\nlimits  {metric.limits}\n"
+    )
+
+
+def _list(metrics: list[Metric]) -> str:
+    width = max(len(metric.key) for metric in metrics)
+    return "".join(f"{metric.key:<{width}}  {metric.title} [{metric.unit}]\n" for metric in metrics)

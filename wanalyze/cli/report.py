@@ -1,0 +1,33 @@
+"""`wanalyze report RUN`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wanalyze.cli import options
+from wanalyze.errors import ExitCode, UsageError
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: stdout]")
+@options.format_option("html", "csv", "json")
+@options.verbose
+def report(run: Path, output: Path | None, format_: str, verbose: bool) -> int:  # noqa: ARG001 - read by main
+    """Render a finished RUN again, without computing anything."""
+    from wanalyze.report import page
+    from wanalyze.result import modules_csv, read_run
+
+    result = read_run(run)
+    render = {"html": page, "csv": lambda found: modules_csv(found.modules), "json": lambda found: found.to_json()}
+    text = render[format_](result)
+    if output is None:
+        click.echo(text, nl=False)
+        return ExitCode.done
+    try:
+        output.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise UsageError(f"{output}: cannot be written ({error.strerror}); choose another file with -o") from error
+    return ExitCode.done

@@ -1,0 +1,35 @@
+"""`wanalyze show RUN [GLOB]`."""
+
+from __future__ import annotations
+
+import json
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import click
+
+from wanalyze.cli import options
+from wanalyze.errors import ExitCode, UsageError
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("glob", default="*")
+@options.format_option("table", "csv", "json")
+@options.verbose
+def show(run: Path, glob: str, format_: str, verbose: bool) -> int:  # noqa: ARG001 - read by main
+    """Show the matrices of a finished RUN whose name matches GLOB."""
+    from wanalyze import terminal
+    from wanalyze.result import modules_csv, read_run
+
+    result = read_run(run)
+    modules = [module for module in result.modules if fnmatchcase(module.name, glob)]
+    if not modules:
+        raise UsageError(f"{run}: no module matches {glob!r}; names look like {result.modules[0].name!r}")
+    if format_ == "json":
+        listed = [module.model_dump(mode="json") for module in modules]
+        text = json.dumps(listed, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    else:
+        text = modules_csv(modules) if format_ == "csv" else terminal.modules_table(modules)
+    click.echo(text, nl=False)
+    return ExitCode.done
