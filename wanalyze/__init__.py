@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from wanalyze.version import VERSION as __version__
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Result", "__version__", "compare", "open_adapter", "open_checkpoint", "plan"]
 
-Ref = str | PathLike[str] if TYPE_CHECKING else object
+Ref: TypeAlias = "str | PathLike[str]"
 
 
 def open_checkpoint(reference: Ref) -> Checkpoint:

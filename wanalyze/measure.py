@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from wanalyze.errors import NumericsError
 from wanalyze.intruders import Enclosure, count_intruders, intruder_energy, is_intruder
-from wanalyze.metrics import METRICS
 from wanalyze.operators import Dense, LowRank
 from wanalyze.spectra import ranks
 from wanalyze.spectra.decomposition import Decomposition, decompose
@@ -31,6 +30,7 @@ class Missing:
 
 Number: TypeAlias = float | int
 Outcome: TypeAlias = float | int | Missing
+SideName: TypeAlias = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,10 @@ class Base:
 @dataclass(frozen=True)
 class Ambiguous:
     """Vectors of W1 without an answer: `vectors` share a direction that is not theirs alone, or ε lies within
-    the enclosure; `cosine` is that of the subspace they are compared in."""
+    the enclosure; `cosine` is that of the subspace they are compared in.
+    """
 
-    side: str
+    side: SideName
     vectors: tuple[int, ...]
     cosine: float
     reason: str
@@ -162,7 +163,7 @@ class Evidence:
         return self.sides[1]
 
 
-def _side(name: str, found: Overlaps, epsilon: float) -> Side:
+def _side(name: SideName, found: Overlaps, epsilon: float) -> Side:
     cosines = tuple(zip(found.low.tolist(), found.high.tolist(), strict=True))
     matched = tuple(
         j if j >= 0 and is_intruder(cosine, epsilon) is False else None
@@ -197,13 +198,17 @@ def _measure(evidence: Evidence) -> Measurement:
     return Measurement(True, *_split(outcomes), evidence.left, evidence.right, spectra)
 
 
-def _unchanged(
-    shape: tuple[int, int], scope: Scope, base_norm: Outcome, values: Tensor | None = None
-) -> Measurement:
+def _unchanged(shape: tuple[int, int], scope: Scope, base_norm: Outcome, values: Tensor | None = None) -> Measurement:
     """Of a zero update some numbers are known (nothing moved), the others do not exist."""
     outcomes: dict[str, Outcome] = dict.fromkeys(COMPUTE, Missing("the update is zero"))
     outcomes |= {key: _NOISE_EDGE for key in ("noise_edge", "signal_rank")}
-    zeros = ("delta_norm", "relative_norm", "delta_spectral_norm", "relative_spectral_norm", "changed_fraction")
+    zeros = (
+        "delta_norm",
+        "relative_norm",
+        "delta_spectral_norm",
+        "relative_spectral_norm",
+        "changed_fraction",
+    )
     outcomes |= dict.fromkeys((*zeros, "magnitude_change", "direction_change"), 0.0)
     outcomes |= dict.fromkeys(("intruders_left", "intruders_right"), 0)
     outcomes |= dict.fromkeys(("intruder_energy_left", "intruder_energy_right"), 0.0)
@@ -230,11 +235,11 @@ def _over(numerator: float, denominator: float, reason: Missing) -> Outcome:
 
 
 def _base_norm(x: Evidence) -> float:
-    return torch.linalg.matrix_norm(x.base.matrix).item()
+    return float(torch.linalg.matrix_norm(x.base.matrix))
 
 
 def _delta_norm(x: Evidence) -> float:
-    return torch.linalg.vector_norm(x.update_svd.values).item()
+    return float(torch.linalg.vector_norm(x.update_svd.values))
 
 
 def _relative_norm(x: Evidence) -> Outcome:
@@ -269,7 +274,7 @@ def _changed_fraction(x: Evidence) -> float:
     return int(torch.count_nonzero(changed)) / changed.numel()
 
 
-def _intruders(side: str) -> Callable[[Evidence], Outcome]:
+def _intruders(side: SideName) -> Callable[[Evidence], Outcome]:
     def count(x: Evidence) -> Outcome:
         cosines = getattr(x, side).cosines
         return count_intruders(cosines, x.scope.epsilon) if cosines else _NO_VECTORS
@@ -277,7 +282,7 @@ def _intruders(side: str) -> Callable[[Evidence], Outcome]:
     return count
 
 
-def _intruder_energy(side: str) -> Callable[[Evidence], Outcome]:
+def _intruder_energy(side: SideName) -> Callable[[Evidence], Outcome]:
     def energy(x: Evidence) -> Outcome:
         cosines = getattr(x, side).cosines
         values = x.tuned_svd.values[: x.top_k].tolist()
@@ -291,7 +296,7 @@ _NO_VECTORS = Missing("base or tuned is zero and has no singular vectors")
 
 def _magnitude_change(x: Evidence) -> float:
     norms = [torch.linalg.vector_norm(matrix, dim=1) for matrix in (x.tuned, x.base.matrix)]
-    return (norms[0] - norms[1]).abs().mean().item()
+    return float((norms[0] - norms[1]).abs().mean())
 
 
 def _direction_change(x: Evidence) -> Outcome:
@@ -301,7 +306,7 @@ def _direction_change(x: Evidence) -> Outcome:
         return Missing("no row is non-zero in both base and tuned")
     # 1 − cos = ‖a/‖a‖ − b/‖b‖‖² / 2, which loses no digits when the two are close.
     unit = [matrix[alive] / norm[alive, None] for matrix, norm in zip((x.tuned, x.base.matrix), rows, strict=True)]
-    return ((unit[0] - unit[1]).square().sum(1) / 2).mean().item()
+    return float(((unit[0] - unit[1]).square().sum(1) / 2).mean())
 
 
 def _amplification(x: Evidence) -> Outcome:

@@ -149,8 +149,7 @@ _TABLE = (
         "changed_fraction",
         "share of entries changed",
         "share",
-        "The share of entries of W1 that differ from W0 at all, as stored; for an adapter, of non-zero entries "
-        "of ΔW.",
+        "The share of entries of W1 that differ from W0 at all, as stored; for an adapter, of non-zero entries of ΔW.",
         "Mukherjee et al., arXiv 2505.11711 (there with a tolerance of 1e-5)",
         "bf16 hides changes below half a unit in the last place: a small merged update looks sparse.",
     ),

@@ -226,7 +226,9 @@ class _Draft:
         elif len(pair.base.shape) == 1:
             self.vectors.append(pair)
         else:
-            self.matrices.append(replace(pair, transposed=pair.transposed or self.is_conv1d(pair.base), **_common(pair)))
+            transposed = pair.transposed or self.is_conv1d(pair.base)
+            rows, note = _common(pair)
+            self.matrices.append(replace(pair, transposed=transposed, rows=rows, note=note))
 
     def is_conv1d(self, entry: TensorEntry) -> bool:
         return self._has_conv1d and _last(entry.name) in _CONV1D
@@ -259,7 +261,7 @@ def _why_skipped(
     shape = pair.base.shape
     if len(shape) not in (1, 2) or 0 in shape:
         return f"not a matrix: shape {list(shape)}"
-    if isinstance(pair.tuned, TensorEntry) and pair.tuned.shape != shape and not _common(pair):
+    if isinstance(pair.tuned, TensorEntry) and pair.tuned.shape != shape and not _common(pair)[1]:
         return f"other shape: {list(shape)} in the base, {list(pair.tuned.shape)} in the tuned"
     return ""
 
@@ -272,15 +274,15 @@ def _unreadable(entry: TensorEntry, beside: Mapping[str, TensorEntry]) -> str:
     return f"quantised (has {scale}), not supported yet" if scale else ""
 
 
-def _common(pair: Pair) -> dict[str, object]:
-    """How to compare an embedding whose vocabulary grew or shrank: its common rows."""
+def _common(pair: Pair) -> tuple[int | None, str | None]:
+    """How to compare an embedding whose vocabulary grew or shrank: its common rows, and a note on that."""
     if not isinstance(pair.tuned, TensorEntry) or pair.tuned.shape == pair.base.shape:
-        return {}
+        return None, None
     base, tuned = pair.base.shape, pair.tuned.shape
     if len(base) != 2 or len(tuned) != 2 or base[1] != tuned[1] or _last(pair.base.name) not in _VOCABULARY:
-        return {}
+        return None, None
     rows = min(base[0], tuned[0])
-    return {"rows": rows, "note": f"first {rows} rows compared: the base has {base[0]}, the tuned {tuned[0]}"}
+    return rows, f"first {rows} rows compared: the base has {base[0]}, the tuned {tuned[0]}"
 
 
 def _last(tensor: str) -> str:

@@ -6,7 +6,7 @@ import unicodedata
 
 
 def printable(text: str) -> str:
-    """`text` with everything a terminal might obey written out.
+    r"""`text` with everything a terminal might obey written out.
 
     >>> printable("q\\x1b[31m")
     'q\\\\x1b[31m'

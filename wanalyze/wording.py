@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from wanalyze.result import Model, Result, Status
+from wanalyze.result import Model, Module, Result, Status, Vector
 
 NOT_MEASURED = "–"
 SIDES = {"left": "output side", "right": "input side"}
@@ -81,7 +81,7 @@ def _hit(model: Model) -> int:
     return max(summary.matrices_with_intruders_left, summary.matrices_with_intruders_right)
 
 
-def account(result: Result, model: Model) -> str:
+def account(model: Model) -> str:
     """What one tuned model did, in a sentence."""
     summary = model.summary
     frozen = f", {summary.unchanged} matrices left alone" if summary.unchanged else ""
@@ -112,8 +112,5 @@ def skipped_reasons(result: Result, label: str | None = None) -> list[tuple[str,
 
 def failures(result: Result) -> list[tuple[str, str, str]]:
     """(model, name, reason) of everything that could not be measured."""
-    return [
-        (item.model, item.name, item.reason or "")
-        for item in (*result.modules, *result.vectors)
-        if item.status is Status.failed
-    ]
+    everything: list[Module | Vector] = [*result.modules, *result.vectors]
+    return [(item.model, item.name, item.reason or "") for item in everything if item.status is Status.failed]

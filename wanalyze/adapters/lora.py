@@ -203,9 +203,7 @@ def _method(updates: tuple[LoraUpdate, ...], config: _Config) -> str:
     return f"{'rsLoRA' if config.use_rslora else 'LoRA'} r={spread}"
 
 
-def _facts(
-    updates: tuple[LoraUpdate, ...], replaced: Mapping[str, TensorEntry], config: _Config
-) -> dict[str, object]:
+def _facts(updates: tuple[LoraUpdate, ...], replaced: Mapping[str, TensorEntry], config: _Config) -> dict[str, object]:
     return {
         "kind": "LORA",
         "ranks": dict(sorted(Counter(update.rank for update in updates).items())),

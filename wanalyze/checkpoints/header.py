@@ -101,9 +101,7 @@ def _check_tiling(file: WeightFile, data_start: int, entries: list[TensorEntry])
     for entry in entries:
         if entry.start != position:
             kind = "overlaps the tensor before it" if entry.start < position else "leaves a hole before it"
-            raise CheckpointError(
-                f"{file.path}: tensor {entry.name!r} {kind}; the file is damaged or forged"
-            )
+            raise CheckpointError(f"{file.path}: tensor {entry.name!r} {kind}; the file is damaged or forged")
         position += entry.size
     if position > file.size:
         raise CheckpointError(

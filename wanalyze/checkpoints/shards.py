@@ -53,9 +53,7 @@ def _confined(folder: Path, shard: str, index: Path) -> Path:
     posix, windows = PurePosixPath(shard), PureWindowsPath(shard)
     plain = shard and "\0" not in shard and not (posix.is_absolute() or windows.drive or windows.root)
     if not plain or ".." in windows.parts or not shard.endswith(".safetensors"):
-        raise CheckpointError(
-            f"{index}: shard {shard!r} is outside the folder or no .safetensors file; refused"
-        )
+        raise CheckpointError(f"{index}: shard {shard!r} is outside the folder or no .safetensors file; refused")
     path = folder / shard
     target = path.resolve()
     if not any(target.is_relative_to(home) for home in _homes(folder)):

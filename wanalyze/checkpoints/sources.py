@@ -123,4 +123,3 @@ def _single(given: Path, path: Path) -> Checkpoint:
 def _sharded(folder: Path, index: Path) -> Checkpoint:
     files, entries = read_shards(folder, index)
     return Checkpoint(str(folder), files, entries)
-

@@ -18,9 +18,7 @@ def parse_object(text: bytes, *, where: str) -> dict[str, object]:
     on such a file, so both are refused.
     """
     try:
-        value = json.loads(
-            text.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
-        )
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # lone surrogates cannot be written anywhere
     except _BadJson as error:
         raise CheckpointError(f"{where}: {error}") from None

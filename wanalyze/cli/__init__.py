@@ -23,7 +23,7 @@ from wanalyze.version import VERSION
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(VERSION, prog_name="wanalyze")
 def wanalyze() -> None:
-    """What did this fine-tune do to the weights?
+    r"""What did this fine-tune do to the weights?
 
     \b
     wanalyze compare BASE TUNED...   measure what was made from a base

@@ -79,7 +79,9 @@ def _print(result: Result, folder: Path, format_: str, *, quiet: bool) -> None:
 def _plan_text(plan: Plan) -> str:
     from wanalyze import terminal
 
-    largest = max((job[1].shape for _, jobs in plan.matrices for job in jobs), key=lambda s: s[0] * s[1], default=(0, 0))
+    largest = max(
+        (job[1].shape for _, jobs in plan.matrices for job in jobs), key=lambda s: s[0] * s[1], default=(0, 0)
+    )
     facts: list[tuple[str, object]] = [
         ("base", plan.base.name),
         *((tuned.label, f"{tuned.method}, {len(tuned.pairing.skipped)} tensors skipped") for tuned in plan.tuned),

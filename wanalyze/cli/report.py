@@ -21,8 +21,10 @@ def report(run: Path, output: Path | None, format_: str, verbose: bool) -> int: 
     from wanalyze.result import modules_csv, read_run
 
     result = read_run(run)
-    render = {"html": page, "csv": lambda found: modules_csv(found.modules), "json": lambda found: found.to_json()}
-    text = render[format_](result)
+    if format_ == "html":
+        text = page(result)
+    else:
+        text = modules_csv(result.modules) if format_ == "csv" else result.to_json()
     if output is None:
         click.echo(text, nl=False)
         return ExitCode.done

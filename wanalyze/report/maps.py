@@ -16,7 +16,17 @@ _CELL, _GAP = 18, 1
 _LABEL_WIDTH = 7  # pixels per character
 _KINDS = (
     *("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query", "key", "value", "o_proj"),
-    *("gate_proj", "up_proj", "gate_up_proj", "c_fc", "down_proj", "c_proj", "embed_tokens", "wte", "lm_head"),
+    *(
+        "gate_proj",
+        "up_proj",
+        "gate_up_proj",
+        "c_fc",
+        "down_proj",
+        "c_proj",
+        "embed_tokens",
+        "wte",
+        "lm_head",
+    ),
 )
 MAPPED = ("effective_rank", "relative_norm", "intruders_left", "intruders_right")
 
@@ -72,7 +82,15 @@ def _metric_map(result: Result, key: str) -> MetricMap:
     kinds = sorted({module.kind for module in inside}, key=_kind_order)
     layers = sorted({module.layer for module in inside if module.layer is not None})
     strips = [
-        _strip([m for m in inside if m.model == model.label], model.label, model.method, key, scale, kinds, layers)
+        _strip(
+            [m for m in inside if m.model == model.label],
+            model.label,
+            model.method,
+            key,
+            scale,
+            kinds,
+            layers,
+        )
         for model in result.models
     ]
     return MetricMap(key, METRICS[key].title, scale, strips)
@@ -93,7 +111,14 @@ def _strip(
     left = _LABEL_WIDTH * max((len(kind) for kind in kinds), default=0) + 8
     pitch = _CELL + _GAP
     cells = [
-        _cell(here.get((kind, layer), []), key, scale, left + column * pitch, 16 + row * pitch, f"layer {layer} {kind}")
+        _cell(
+            here.get((kind, layer), []),
+            key,
+            scale,
+            left + column * pitch,
+            16 + row * pitch,
+            f"layer {layer} {kind}",
+        )
         for row, kind in enumerate(kinds)
         for column, layer in enumerate(layers)
     ]

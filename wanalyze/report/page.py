@@ -32,22 +32,26 @@ def page(result: Result) -> str:
     """The report of `result`: no script, no request, every name escaped; same result, same bytes."""
     style = _text("page.css")
     rows = _ranked(result)
-    return _environment().from_string(_text("page.html")).render(
-        result=result,
-        style=Markup(style),  # noqa: S704 - our own file
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        verdict=wording.verdict(result),
-        evidence=wording.evidence(result),
-        maps=metric_maps(result),
-        ramp=RAMP,
-        outside=outside_the_stack(result),
-        rows=rows[:TABLE_ROWS],
-        row_count=len(rows),
-        columns=[METRICS[key] for key in COLUMNS],
-        metrics=METRICS,
-        failures=wording.failures(result),
-        skipped=wording.skipped_reasons(result),
-        wording=wording,
+    return (
+        _environment()
+        .from_string(_text("page.html"))
+        .render(
+            result=result,
+            style=Markup(style),
+            style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            verdict=wording.verdict(result),
+            evidence=wording.evidence(result),
+            maps=metric_maps(result),
+            ramp=RAMP,
+            outside=outside_the_stack(result),
+            rows=rows[:TABLE_ROWS],
+            row_count=len(rows),
+            columns=[METRICS[key] for key in COLUMNS],
+            metrics=METRICS,
+            failures=wording.failures(result),
+            skipped=wording.skipped_reasons(result),
+            wording=wording,
+        )
     )
 
 
@@ -70,7 +74,11 @@ def _text(name: str) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["number"] = wording.number
     environment.filters["share"] = wording.share

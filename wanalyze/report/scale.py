@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -33,7 +34,11 @@ class Scale:
         if self.whole:
             return list(zip(self.colours, _whole_steps([int(limit) for limit in self.limits]), strict=True))
         ends = [number(limit, 2) for limit in self.limits]
-        texts = [f"below {ends[0]}", *map(" to ".join, zip(ends, ends[1:], strict=False)), f"{ends[-1]} or more"]
+        texts = [
+            f"below {ends[0]}",
+            *map(" to ".join, itertools.pairwise(ends)),
+            f"{ends[-1]} or more",
+        ]
         return list(zip(self.colours, texts, strict=True))
 
 
@@ -60,5 +65,5 @@ def _whole_steps(edges: Sequence[int]) -> list[str]:
     >>> _whole_steps([1, 3, 4])
     ['0', '1–2', '3', '4 or more']
     """
-    between = [str(low) if high - low == 1 else f"{low}–{high - 1}" for low, high in zip(edges, edges[1:], strict=False)]
+    between = [str(low) if high - low == 1 else f"{low}–{high - 1}" for low, high in itertools.pairwise(edges)]
     return ["0", *between, f"{edges[-1]} or more"]

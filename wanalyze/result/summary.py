@@ -12,14 +12,15 @@ from wanalyze.result.records import Module, SkippedTensor, Status, Summary, Vect
 def summarise(modules: Sequence[Module], vectors: Sequence[Vector], skipped: Sequence[SkippedTensor]) -> Summary:
     """The summary of the model that all these records belong to."""
     measured = [module for module in modules if module.status is Status.measured]
-    compared = [item for item in (*modules, *vectors) if item.metrics.get("changed_fraction") is not None]
+    everything: list[Module | Vector] = [*modules, *vectors]
+    compared = [item for item in everything if item.metrics.get("changed_fraction") is not None]
     weights = sum(math.prod(item.shape) for item in compared)
     changed = sum((item.metrics["changed_fraction"] or 0) * math.prod(item.shape) for item in compared)
     left, right = (_counts(measured, f"intruders_{side}") for side in ("left", "right"))
     return Summary(
         measured=len(measured),
         unchanged=sum(module.status is Status.unchanged for module in modules),
-        failed=sum(item.status is Status.failed for item in (*modules, *vectors)),
+        failed=sum(item.status is Status.failed for item in everything),
         skipped=len(skipped),
         vectors=len(vectors),
         vectors_changed=sum(vector.status is Status.measured for vector in vectors),

@@ -27,7 +27,7 @@ def modules_csv(modules: Iterable[Module]) -> str:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """RFC 4180 with plain newlines. Text that a spreadsheet would take for a formula gets a leading quote.
+    r"""RFC 4180 with plain newlines. Text that a spreadsheet would take for a formula gets a leading quote.
 
     >>> csv_text(["a", "b"], [["=1+1", 0.5]])
     "a,b\\n'=1+1,0.5\\n"

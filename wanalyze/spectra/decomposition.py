@@ -104,9 +104,7 @@ def _without(matrix: Tensor, u: Tensor) -> Tensor:
     return matrix
 
 
-def _sorted_and_padded(
-    u: Tensor, values: Tensor, v: Tensor, n: int, zero: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _sorted_and_padded(u: Tensor, values: Tensor, v: Tensor, n: int, zero: float) -> tuple[Tensor, Tensor, Tensor]:
     values, order = values.sort(descending=True, stable=True)
     alive = int((values > zero).sum())
     order = order[:alive]

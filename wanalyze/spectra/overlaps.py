@@ -111,7 +111,10 @@ def _angle_error(values: Tensor, group: Tensor) -> Tensor:
     within KEPT of the largest it holds, which bounds the ratio of the two.
     """
     ends = values.new_zeros(int(group[-1]) + 1)
-    bottom, top = ends.clone().index_copy_(0, group, values), ends.index_copy_(0, group.flip(0), values.flip(0))
+    bottom, top = (
+        ends.clone().index_copy_(0, group, values),
+        ends.index_copy_(0, group.flip(0), values.flip(0)),
+    )
     infinity = values.new_full((1,), torch.inf)
     above = torch.cat([infinity, bottom[:-1] - top[1:]])
     below = torch.cat([bottom[:-1] - top[1:], bottom[-1:]])

@@ -71,4 +71,5 @@ def numerical_rank(values: Tensor, tolerance: float) -> Tensor:
 
 def _perplexity(weights: Tensor) -> Tensor:
     p = weights / weights.sum(-1, keepdim=True)
-    return torch.special.entr(p).sum(-1).exp()
+    entropy: Tensor = torch.special.entr(p).sum(-1)
+    return entropy.exp()

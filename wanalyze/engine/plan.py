@@ -1,0 +1,150 @@
+"""What a run will do, from headers alone: everything opened, paired and checked."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from wanalyze.adapters import Adapter, parse_adapter
+from wanalyze.checkpoints import Checkpoint, Reference, open_checkpoint, open_source
+from wanalyze.errors import UsageError
+from wanalyze.pairing import Pair, Pairing, Selection, pair_adapter, pair_checkpoint
+
+BASE_LABEL = "base"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is asked for."""
+
+    top_k: int = 10
+    epsilon: float = 0.5
+    selection: Selection = field(default_factory=Selection)
+    device: str = "auto"
+    jobs: int | None = None
+    allow_unmatched: bool = False
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned model, opened and paired with the base."""
+
+    reference: Reference
+    source: Checkpoint | Adapter
+    checkpoint: Checkpoint
+    pairing: Pairing
+
+    @property
+    def label(self) -> str:
+        return self.reference.label
+
+    @property
+    def method(self) -> str:
+        return self.source.method if isinstance(self.source, Adapter) else "full weights"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known before a tensor is read."""
+
+    reference: Reference
+    base: Checkpoint
+    tuned: tuple[Tuned, ...]
+    options: Options
+    device: torch.device
+
+    @property
+    def matrices(self) -> list[tuple[str, list[tuple[Tuned, Pair]]]]:
+        """For each matrix of the base, in reading order, what it is compared with."""
+        jobs: dict[str, list[tuple[Tuned, Pair]]] = {}
+        for tuned in self.tuned:
+            for pair in tuned.pairing.matrices:
+                jobs.setdefault(pair.name, []).append((tuned, pair))
+        return sorted(jobs.items(), key=lambda item: natural(item[0]))
+
+    @property
+    def cost(self) -> int:
+        """Work of the whole run, in the unit of `Step`."""
+        return sum(cost_of(pair) for _, jobs in self.matrices for _, pair in jobs)
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Bytes of matrices that will be read, each once."""
+        entries = {pair.base.name: pair.base.size for _, jobs in self.matrices for _, pair in jobs if pair.tuned}
+        return sum(entries.values()) + sum(_tuned_bytes(pair) for _, jobs in self.matrices for _, pair in jobs)
+
+
+def plan(base: Reference, tuned: Sequence[Reference], options: Options) -> Plan:
+    """Open everything, pair it and check the request; reads headers only."""
+    _check_options(options)
+    _check_labels(tuned)
+    checkpoint = open_checkpoint(base.path)
+    opened = tuple(_open_tuned(checkpoint, reference, options) for reference in tuned)
+    return Plan(base, checkpoint, opened, options, _device(options.device))
+
+
+def _check_options(options: Options) -> None:
+    if options.top_k < 1:
+        raise UsageError(f"--top-k {options.top_k}: at least one singular vector must be looked at")
+    if not 0 < options.epsilon <= 1:
+        raise UsageError(f"--epsilon {options.epsilon}: must lie above 0 and at most at 1, as a cosine does")
+    if options.jobs is not None and options.jobs < 1:
+        raise UsageError(f"--jobs {options.jobs}: at least one thread is needed")
+
+
+def _check_labels(tuned: Sequence[Reference]) -> None:
+    if not tuned:
+        raise UsageError("nothing to compare the base with; name at least one tuned model")
+    seen: dict[str, Reference] = {}
+    for reference in tuned:
+        if reference.label == BASE_LABEL:
+            raise UsageError(f"{reference.path}: the label {BASE_LABEL!r} is taken; write NAME={reference.path}")
+        if reference.label in seen:
+            raise UsageError(
+                f"{seen[reference.label].path} and {reference.path} are both called {reference.label!r}; "
+                f"write NAME={reference.path}"
+            )
+        seen[reference.label] = reference
+
+
+def _open_tuned(base: Checkpoint, reference: Reference, options: Options) -> Tuned:
+    source = open_source(reference.path)
+    if isinstance(source, Checkpoint):
+        return Tuned(reference, source, source, pair_checkpoint(base, source, options.selection))
+    adapter = parse_adapter(source)
+    pairing = pair_adapter(base, adapter, options.selection, allow_unmatched=options.allow_unmatched)
+    return Tuned(reference, adapter, source.weights, pairing)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: unknown; auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: float64 is needed; auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    return device
+
+
+def cost_of(pair: Pair) -> int:
+    return math.prod(pair.shape) * min(pair.shape) if pair.tuned is not None else 0
+
+
+def _tuned_bytes(pair: Pair) -> int:
+    if pair.tuned is None:
+        return 0
+    return pair.tuned.size
+
+
+def natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Order names as people do: layer 2 before layer 10."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts))

@@ -1,0 +1,183 @@
+"""From measurements to the records of a result: rounding, naming, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from wanalyze import measure
+from wanalyze.adapters import Adapter
+from wanalyze.checkpoints import Checkpoint, TensorEntry
+from wanalyze.engine.plan import BASE_LABEL, Plan, Tuned, natural
+from wanalyze.measure import Measurement
+from wanalyze.naming import Place
+from wanalyze.pairing import Pair
+from wanalyze.result import (
+    Ambiguity,
+    File,
+    Model,
+    Module,
+    Result,
+    Settings,
+    SkippedTensor,
+    Source,
+    Status,
+    Tool,
+    Vector,
+    summarise,
+)
+from wanalyze.version import VERSION
+
+_DIGITS = 12  # significant digits kept in a record: more than any input determines, equal on every run
+
+
+@dataclass
+class Collected:
+    """Records and arrays in the order they were measured."""
+
+    modules: list[Module] = field(default_factory=list)
+    vectors: list[Vector] = field(default_factory=list)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(self, record: Module, spectra: Mapping[str, Tensor], *, variant: bool) -> None:
+        """File a record; `variant` marks a matrix of which only some rows are compared."""
+        self.modules.append(record)
+        for name, values in spectra.items():
+            shared = name == "base_values" and not variant
+            key = f"{BASE_LABEL}/{record.name}/values" if shared else f"{record.model}/{record.name}/{name}"
+            self.arrays[key] = values.cpu().numpy()
+        if record.status is Status.measured:
+            for side, cosines in (("left", record.max_cosine_left), ("right", record.max_cosine_right)):
+                key = f"{record.model}/{record.name}/max_cosine_{side}"
+                self.arrays[key] = np.array(cosines, dtype=np.float64).reshape(-1, 2)
+
+
+def measured_module(label: str, pair: Pair, place: Place, found: Measurement) -> Module:
+    return Module(
+        model=label,
+        name=pair.name,
+        layer=place.layer,
+        kind=place.kind,
+        shape=list(pair.shape),
+        dtype=_dtype(pair),
+        status=Status.measured if found.changed else Status.unchanged,
+        reason=pair.note,
+        metrics=_tidy(found.metrics),
+        missing=dict(found.missing),
+        max_cosine_left=_enclosures(found.left),
+        max_cosine_right=_enclosures(found.right),
+        matched_left=list(found.left.matched),
+        matched_right=list(found.right.matched),
+        ambiguous=[*_ambiguities(found.left), *_ambiguities(found.right)],
+    )
+
+
+def failed_module(label: str, pair: Pair, place: Place, reason: str) -> Module:
+    return Module(
+        model=label,
+        name=pair.name,
+        layer=place.layer,
+        kind=place.kind,
+        shape=list(pair.shape),
+        dtype=_dtype(pair),
+        status=Status.failed,
+        reason=reason,
+        metrics=dict.fromkeys(measure.COMPUTE),
+        missing=dict.fromkeys(measure.COMPUTE, "the matrix could not be measured"),
+    )
+
+
+def vector(label: str, pair: Pair, metrics: Mapping[str, measure.Number | None], failure: str | None = None) -> Vector:
+    changed = Status.measured if metrics["changed_fraction"] else Status.unchanged
+    return Vector(
+        model=label,
+        name=pair.name,
+        shape=list(pair.shape),
+        dtype=_dtype(pair),
+        status=Status.failed if failure else changed,
+        reason=failure,
+        metrics=_tidy(metrics),
+    )
+
+
+def result_of(plan: Plan, collected: Collected) -> Result:
+    """The result of a finished run, with the provenance of every file that was read."""
+    result = Result(
+        tool=Tool(version=VERSION),
+        settings=Settings(
+            top_k=plan.options.top_k,
+            epsilon=plan.options.epsilon,
+            only=list(plan.options.selection.only),
+            skip=list(plan.options.selection.skip),
+            device=plan.device.type,
+        ),
+        base=Source(ref=_public(plan.reference.path), files=_files(plan.base)),
+        models=[_model(tuned, collected) for tuned in plan.tuned],
+        modules=collected.modules,
+        vectors=collected.vectors,
+        skipped=[item for tuned in plan.tuned for item in _skipped(tuned)],
+    )
+    result._arrays = collected.arrays
+    return result
+
+
+def _model(tuned: Tuned, collected: Collected) -> Model:
+    adapter = tuned.source if isinstance(tuned.source, Adapter) else None
+    return Model(
+        label=tuned.label,
+        ref=_public(tuned.reference.path),
+        method=tuned.method,
+        trained_parameters=adapter.trained_parameters if adapter else None,
+        files=_files(tuned.checkpoint),
+        summary=summarise(
+            [module for module in collected.modules if module.model == tuned.label],
+            [vector for vector in collected.vectors if vector.model == tuned.label],
+            _skipped(tuned),
+        ),
+    )
+
+
+def _skipped(tuned: Tuned) -> list[SkippedTensor]:
+    items = sorted(tuned.pairing.skipped, key=lambda item: natural(item.name))
+    return [SkippedTensor(model=tuned.label, name=item.name, reason=item.reason) for item in items]
+
+
+def _files(checkpoint: Checkpoint) -> list[File]:
+    return [File(name=file.name, size=file.size, sha256=file.sha256()) for file in checkpoint.files]
+
+
+def _public(path: Path) -> str:
+    """The path as it may be published: relative as given, otherwise its last part only."""
+    return path.resolve().name if path.is_absolute() or ".." in path.parts else path.as_posix()
+
+
+def _dtype(pair: Pair) -> str:
+    """The storage dtype of the base, and of the tuned where it is another one."""
+    base = pair.base.dtype.name
+    if pair.tuned is None:
+        return base
+    tuned = pair.tuned.dtype.name if isinstance(pair.tuned, TensorEntry) else pair.tuned.dtype
+    return base if tuned == base else f"{base}, {tuned}"
+
+
+def _enclosures(side: measure.Side) -> list[tuple[float, float]]:
+    return [(_rounded(low), _rounded(high)) for low, high in side.cosines]
+
+
+def _ambiguities(side: measure.Side) -> list[Ambiguity]:
+    return [
+        Ambiguity(side=item.side, vectors=list(item.vectors), cosine=_rounded(item.cosine), reason=item.reason)
+        for item in side.ambiguous
+    ]
+
+
+def _tidy(metrics: Mapping[str, measure.Number | None]) -> dict[str, int | float | None]:
+    return {key: _rounded(value) if isinstance(value, float) else value for key, value in metrics.items()}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
