@@ -23,8 +23,10 @@ def report(run: Path, output: Path | None, format_: str, verbose: bool) -> int: 
     result = read_run(run)
     if format_ == "html":
         text = page(result)
+    elif format_ == "csv":
+        text = modules_csv(result.modules)
     else:
-        text = modules_csv(result.modules) if format_ == "csv" else result.to_json()
+        text = result.to_json()
     if output is None:
         click.echo(text, nl=False)
         return ExitCode.done

@@ -59,10 +59,14 @@ def _low_rank(matrix: LowRank) -> Decomposition:
 
 
 def _one(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    # By a power of two, which changes no digit: the squares of very large or small entries stay in range.
+    scale = torch.ldexp(matrix.new_ones(()), torch.frexp(matrix.abs().amax()).exponent)
+    scaled = matrix / scale
     if matrix.shape[0] < matrix.shape[1]:
-        v, values, u = _tall(matrix.mT)
-        return u, values, v
-    return _tall(matrix)
+        v, values, u = _tall(scaled.mT)
+    else:
+        u, values, v = _tall(scaled)
+    return u, values * scale, v
 
 
 def _tall(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,7 +81,7 @@ def _tall(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     u, values, v = matrix.new_zeros(m, 0), matrix.new_zeros(0), matrix.new_zeros(n, 0)
     zero = 0.0
     while rest.shape[1]:
-        rotation = torch.linalg.eigh(_gram(rest)).eigenvectors
+        rotation = torch.linalg.eigh(rest.mT @ rest).eigenvectors
         turned = rest @ rotation
         found, order = torch.linalg.vector_norm(turned, dim=0).sort(descending=True, stable=True)
         zero = zero or max(m, n) * EPS * found[0].item()
@@ -89,13 +93,6 @@ def _tall(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         values, v = torch.cat([values, found[:kept]]), torch.cat([v, basis[:, :kept]], dim=1)
         rest, basis = _without(turned[:, kept:], u), basis[:, kept:]
     return _sorted_and_padded(u, values, v, n, zero)
-
-
-def _gram(matrix: Tensor) -> Tensor:
-    # Scaled, so that the squares of very large or very small entries stay in range.
-    scale = matrix.abs().amax()
-    scaled = matrix / scale if scale > 0 else matrix
-    return scaled.mT @ scaled
 
 
 def _without(matrix: Tensor, u: Tensor) -> Tensor:

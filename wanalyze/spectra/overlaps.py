@@ -9,9 +9,11 @@ from torch import Tensor
 
 from wanalyze.spectra.decomposition import EPS, KEPT, Decomposition
 
-# Singular values closer than this, in units of σ₁, share a subspace: which vectors span it is up to
-# the solver, so only the subspace has a cosine (research notes on multiplicities: 1e-6).
-SEPARATION = 1e-6
+# Singular values closer than this, in units of σ₁, share a subspace. Of W1: which vectors span it is up to the
+# last digits of the weights, and no solver reproduces it (research notes on multiplicities). Of W0: float64 itself
+# tells them apart only to an angle of 1e-2; for the same reason what lies this close to zero is null space.
+TUNED_SEPARATION = 1e-6
+BASE_SEPARATION = 1e-9
 _BACKWARD_ERROR = 32 * EPS  # of eigh on a Gram matrix, in units of σ₁²; LAPACK's constant is smaller
 
 
@@ -33,7 +35,7 @@ class Overlaps:
 def overlaps(tuned: Decomposition, base: Decomposition, *, k: int) -> tuple[Overlaps, Overlaps]:
     """Left and right enclosures of max_j |cos(u_i(W1), u_j(W0))| for i < k, over all j.
 
-    k is at most the number of non-zero singular values of W1. A base vector of a multiple singular value has
+    k is at most the number of non-zero singular values of W1; W0 is not zero. A base vector of a multiple singular value has
     no direction of its own: of c, the norm of u_i in their common subspace of dimension d, some vector of any
     basis holds at least c / sqrt(d) and none more than c, and that is the enclosure.
     """
@@ -59,8 +61,10 @@ def overlaps(tuned: Decomposition, base: Decomposition, *, k: int) -> tuple[Over
 def _one(
     tuned_vectors: Tensor, tuned_values: Tensor, base_vectors: Tensor, base_values: Tensor, *, k: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tuned_group = _groups(tuned_values)
-    base_group = _groups(base_values)
+    alive = base_values > BASE_SEPARATION * base_values[0]
+    base_vectors, base_values = base_vectors[:, alive], base_values[alive]
+    tuned_group = _groups(tuned_values, TUNED_SEPARATION)
+    base_group = _groups(base_values, BASE_SEPARATION)
     wide = int((tuned_group <= tuned_group[k - 1]).sum())  # the last group may reach beyond k
     energy = (base_vectors.mT @ tuned_vectors[:, :wide]).square()
     shared = _sum_by(base_group, energy)
@@ -84,19 +88,10 @@ def _one(
     )
 
 
-def _groups(values: Tensor) -> Tensor:
-    """Number the values (n), descending: those within SEPARATION · σ₁ of the first of a group join it.
-
-    A group is never wider than that, however many values follow each other closely.
-    """
-    listed = values.tolist()
-    width = SEPARATION * listed[0]
-    numbers, number, start = [], -1, float("inf")
-    for value in listed:
-        if start - value > width or value == 0:
-            number, start = number + 1, value
-        numbers.append(number)
-    return torch.tensor(numbers, device=values.device)
+def _groups(values: Tensor, separation: float) -> Tensor:
+    """Number the values (n), descending: a gap of more than `separation` · σ₁ starts a new group."""
+    apart = values[:-1] - values[1:] > separation * values[0]
+    return torch.nn.functional.pad(apart.cumsum(0), (1, 0))
 
 
 def _sum_by(group: Tensor, rows: Tensor) -> Tensor:
