@@ -159,7 +159,8 @@ _TABLE = (
         "of the top k",
         f"How many left singular vectors u_i of W1 have {_INTRUDER}.",
         _PAPER,
-        "A count of certain cases: a vector listed in `ambiguous` is counted neither way. Not normalised by "
+        "A count of certain cases: a vector listed in `ambiguous` is counted neither way. Directions of W0 with "
+        "σ < 1e-9 σ₁ are null space, not singular vectors. Not normalised by "
         "the number of matrices, so totals of different models are not comparable.",
     ),
     Metric(
