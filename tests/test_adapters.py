@@ -73,7 +73,11 @@ def test_the_update_is_what_peft_merges(tmp_path: Path, options: dict[str, objec
         assert found is not None, name
         assert found.metrics["delta_norm"] == pytest.approx(delta.norm().item(), rel=1e-6)
         if isinstance(found, Module):
-            oriented = (after[name].double().mT, start.mT) if name.startswith(("square", "wide")) else (after[name].double(), start)
+            oriented = (
+                (after[name].double().mT, start.mT)
+                if name.startswith(("square", "wide"))
+                else (after[name].double(), start)
+            )
             assert found.shape == list(oriented[0].shape)
             rows = [matrix.norm(dim=1) for matrix in oriented]
             assert found.metric("magnitude_change") == pytest.approx((rows[0] - rows[1]).abs().mean().item(), rel=1e-6)

@@ -24,7 +24,11 @@ DTYPES = (
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_tensors_are_read_as_the_reference_reads_them(tmp_path: Path, dtype: torch.dtype) -> None:
-    stored = {"a.weight": (10 * normal(3, 5)).to(dtype), "b": torch.zeros((), dtype=dtype), "c": torch.zeros(0, 4).to(dtype)}
+    stored = {
+        "a.weight": (10 * normal(3, 5)).to(dtype),
+        "b": torch.zeros((), dtype=dtype),
+        "c": torch.zeros(0, 4).to(dtype),
+    }
     save_file(stored, tmp_path / "x.safetensors")
     found = open_checkpoint(tmp_path / "x.safetensors")
     for name, tensor in load_file(tmp_path / "x.safetensors").items():

@@ -107,7 +107,10 @@ def test_every_number_is_its_definition(trained: Result, label: str) -> None:
         assert module.status is Status.measured
         assert module.metrics.keys() == expected.keys()
         for key, value in expected.items():
-            assert module.metrics[key] == (None if value is None else pytest.approx(value, rel=EXACT)), (module.name, key)
+            assert module.metrics[key] == (None if value is None else pytest.approx(value, rel=EXACT)), (
+                module.name,
+                key,
+            )
         for found, cosine in zip((module.max_cosine_left, module.max_cosine_right), cosines, strict=True):
             assert np.allclose([low for low, _ in found], cosine, rtol=EXACT, atol=1e-8)
             assert np.allclose([high for _, high in found], cosine, rtol=EXACT, atol=1e-8)

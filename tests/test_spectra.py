@@ -84,7 +84,7 @@ def test_ranks_are_ordered_and_ignore_scale(values: torch.Tensor, scale: float) 
     stable, participation = ranks.stable_rank(values), ranks.participation_ratio(values)
     energy, entropy = ranks.effective_rank_energy(values), ranks.effective_rank(values)
     slack = 1 + 1e-9
-    assert 1 <= stable * slack
+    assert stable * slack >= 1
     assert participation <= energy * slack
     assert energy <= entropy * slack
     assert entropy <= len(values) * slack
@@ -119,7 +119,9 @@ def pairs() -> list[tuple[str, torch.Tensor, torch.Tensor]]:
             noise = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
             spike = torch.outer(orthonormal(rows, 1, seed=8)[:, 0], orthonormal(columns, 1, seed=9)[:, 0])
             for size in (1e-3, 0.1):
-                found.append((f"{name} noise {size} {rows}x{columns}", base, base + size * base.norm() * noise / noise.norm()))
+                found.append(
+                    (f"{name} noise {size} {rows}x{columns}", base, base + size * base.norm() * noise / noise.norm())
+                )
             found.append((f"{name} spike {rows}x{columns}", base, base + 1.5 * base.norm() * spike))
     return found
 
