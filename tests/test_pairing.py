@@ -94,7 +94,7 @@ def test_a_grown_vocabulary_is_compared_in_its_common_rows(tmp_path: Path) -> No
     assert module.shape == [30, 16]
     assert module.reason == "first 30 rows compared: the base has 30, the tuned 34"
     assert module.metric("delta_norm") == pytest.approx(0.1 * 480**0.5, rel=1e-5)
-    back = wanalyze.compare(tmp_path / "tuned", tmp_path / "base")["model.embed_tokens"][0]
+    back = wanalyze.compare(tmp_path / "tuned", f"shrunk={tmp_path / 'base'}")["model.embed_tokens"][0]
     assert back.shape == [30, 16]
 
 

@@ -118,10 +118,10 @@ def pairs() -> list[tuple[str, torch.Tensor, torch.Tensor]]:
             base = shaped(name, rows, columns)
             noise = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
             spike = torch.outer(orthonormal(rows, 1, seed=8)[:, 0], orthonormal(columns, 1, seed=9)[:, 0])
-            for size in (1e-3, 0.1):
-                found.append(
-                    (f"{name} noise {size} {rows}x{columns}", base, base + size * base.norm() * noise / noise.norm())
-                )
+            found.extend(
+                (f"{name} noise {size} {rows}x{columns}", base, base + size * base.norm() * noise / noise.norm())
+                for size in (1e-3, 0.1)
+            )
             found.append((f"{name} spike {rows}x{columns}", base, base + 1.5 * base.norm() * spike))
     return found
 

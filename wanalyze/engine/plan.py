@@ -81,8 +81,8 @@ class Plan:
 def plan(base: Reference, tuned: Sequence[Reference], options: Options) -> Plan:
     """Open everything, pair it and check the request; reads headers only."""
     _check_options(options)
-    _check_labels(tuned)
     checkpoint = open_checkpoint(base.path)
+    _check_labels(tuned)
     opened = tuple(_open_tuned(checkpoint, reference, options) for reference in tuned)
     return Plan(base, checkpoint, opened, options, _device(options.device))
 

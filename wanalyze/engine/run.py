@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wanalyze import measure
 from wanalyze.checkpoints import TensorEntry
+from wanalyze.engine.heap import trim
 from wanalyze.engine.plan import Plan, cost_of
 from wanalyze.engine.record import Collected, failed_module, measured_module, result_of, vector
 from wanalyze.errors import NumericsError
@@ -52,6 +53,8 @@ def run(plan: Plan, progress: Progress = lambda step: None) -> Result:
                 except NumericsError as error:
                     collected.modules.append(failed_module(tuned.label, pair, places_of[name], str(error)))
                 done += cost_of(pair)
+            del bench
+            trim()
         collected.vectors += [_vector(tuned.label, pair) for tuned in plan.tuned for pair in tuned.pairing.vectors]
     progress(Step("", total, total))
     return result_of(plan, collected)

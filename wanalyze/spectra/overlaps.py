@@ -35,9 +35,9 @@ class Overlaps:
 def overlaps(tuned: Decomposition, base: Decomposition, *, k: int) -> tuple[Overlaps, Overlaps]:
     """Left and right enclosures of max_j |cos(u_i(W1), u_j(W0))| for i < k, over all j.
 
-    k is at most the number of non-zero singular values of W1; W0 is not zero. A base vector of a multiple singular value has
-    no direction of its own: of c, the norm of u_i in their common subspace of dimension d, some vector of any
-    basis holds at least c / sqrt(d) and none more than c, and that is the enclosure.
+    k is at most the number of non-zero singular values of W1; W0 is not zero. A base vector of a multiple singular
+    value has no direction of its own: of c, the norm of u_i in their common subspace of dimension d, some vector of
+    any basis holds at least c / sqrt(d) and none more than c, and that is the enclosure.
     """
     batch = tuned.values.shape[:-1]
     count = batch.numel()
