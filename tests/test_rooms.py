@@ -94,10 +94,12 @@ def write_pair(folder: Path, count: int) -> Path:
 
 def peak_kilobytes(folder: Path) -> int:
     program = f"""
-import resource, sys, torch, wanalyze
+import sys, torch, wanalyze
+from pathlib import Path
 torch.set_num_threads(1)
 wanalyze.compare({str(folder / "base.safetensors")!r}, "t=" + {str(folder / "tuned.safetensors")!r})
-sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+status = Path("/proc/self/status").read_text()  # ru_maxrss would count the parent's peak as well
+sys.stdout.write(status.partition("VmHWM:")[2].split()[0])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return int(done.stdout)

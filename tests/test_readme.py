@@ -1,0 +1,70 @@
+"""The README's commands are run, and what it shows is what they print."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import wanalyze.cli
+from tests.conftest import FIXTURES, Run
+
+ROOT = FIXTURES.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def beside_the_fixtures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fixtures").symlink_to(FIXTURES)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_commands_run(cli: Run) -> None:
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("wanalyze")]
+    assert len(lines) >= 6
+    for line in lines:
+        done = cli(*shlex.split(line, comments=True)[1:])
+        assert done.code == 0, line
+        assert done.out, line
+
+
+def test_the_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks("python")
+    exec(code, {})
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_the_summary_shown_is_the_one_printed(cli: Run) -> None:
+    command = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "-o reports/demo" in line)
+    printed = cli(*command.split("wanalyze ")[1].split()).out
+    assert blocks("text")[0] in printed
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", "\n".join(blocks("sh")), flags=re.MULTILINE):
+        assert f"\n{target}:" in makefile
+
+
+def test_every_command_is_in_the_readme() -> None:
+    for command in wanalyze.cli.wanalyze.commands:
+        assert f"wanalyze {command}" in README
+
+
+def test_the_example_is_what_the_tool_writes_today(tmp_path: Path) -> None:
+    names = ("full", "lora-r8", "lora-r64")
+    wanalyze.compare("fixtures/base", *(f"fixtures/{name}" for name in names), output=tmp_path / "run")
+    for name in ("report.html", "modules.csv", "result.json"):
+        text = (tmp_path / "run" / name).read_text()
+        assert rounded(text) == rounded((ROOT / "reports" / "example" / name).read_text()), name
+
+
+def rounded(text: str) -> str:
+    """Numbers to eight digits: the last ones differ between processors."""
+    return re.sub(r"\d+\.\d{7,}(e[-+]\d+)?", lambda found: f"{float(found[0]):.8g}", text)
