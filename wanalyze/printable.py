@@ -8,8 +8,8 @@ import unicodedata
 def printable(text: str) -> str:
     r"""`text` with everything a terminal might obey written out.
 
-    >>> printable("q\\x1b[31m")
-    'q\\\\x1b[31m'
+    >>> printable("q\x1b[31m")
+    'q\\x1b[31m'
     """
     return "".join(
         char if unicodedata.category(char)[0] != "C" else char.encode("unicode_escape").decode() for char in text

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 import click
@@ -39,10 +41,32 @@ for command in (compare, inspect, show, report, explain):
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code (see `ExitCode`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(int(_code(given)))
+    interrupts: list[int] = []
+    with _noted(interrupts):
+        code = _code(given, interrupts)
+    if interrupts:
+        # Python ends by the signal instead of a code if it struck while a module was being imported.
+        sys.stderr.flush()
+        os._exit(ExitCode.interrupted)
+    sys.exit(int(code))
 
 
-def _code(arguments: list[str]) -> int:
+@contextmanager
+def _noted(interrupts: list[int]) -> Iterator[None]:
+    """Keep a note of every SIGINT: struck within an import, it can come out as any exception."""
+
+    def note(number: int, *_: object) -> NoReturn:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _code(arguments: list[str], interrupts: list[int]) -> int:
     try:
         code = wanalyze.main(arguments, prog_name="wanalyze", standalone_mode=False)
         sys.stdout.flush()
@@ -54,8 +78,7 @@ def _code(arguments: list[str]) -> int:
         error.show()
         return ExitCode.unreadable
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; nothing was written", err=True)
-        return ExitCode.interrupted
+        return _interrupted()
     except WanalyzeError as error:
         click.echo(f"wanalyze: {_one_line(str(error))}", err=True)
         return error.exit_code
@@ -65,7 +88,12 @@ def _code(arguments: list[str]) -> int:
         # click turns a closed pipe into exit 1, which here would read as a failed policy
         return _reader_left() if isinstance(error.__context__, OSError) else int(error.code or 0)
     except Exception as error:
-        return _bug(error, arguments)
+        return _interrupted() if interrupts else _bug(error, arguments)
+
+
+def _interrupted() -> int:
+    click.echo("interrupted; no run was left half-written", err=True)
+    return ExitCode.interrupted
 
 
 def _one_line(text: str) -> str:

@@ -30,7 +30,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     r"""RFC 4180 with plain newlines. Text that a spreadsheet would take for a formula gets a leading quote.
 
     >>> csv_text(["a", "b"], [["=1+1", 0.5]])
-    "a,b\\n'=1+1,0.5\\n"
+    "a,b\n'=1+1,0.5\n"
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
