@@ -70,9 +70,8 @@ def test_a_killed_write_leaves_no_result(tmp_path: Path, trained: Result, monkey
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_unwritable_parent_is_refused_before_the_work(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+def test_an_unwritable_parent_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root, as in many containers, may write anywhere
     with pytest.raises(UsageError, match="not writable"):
         check_output(tmp_path / "run")
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--top-k", default=10, show_default=True, help="Singular vectors looked at for intruders.")
 @click.option("--epsilon", default=0.5, show_default=True, help="Below this |cosine| a vector is an intruder.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--jobs", type=int, help="Threads.  [default: one per core]")
+@click.option("--jobs", type=int, help="Threads.  [default: one per core; one if all matrices are small]")
 @click.option("--allow-unmatched", is_flag=True, help="Leave out adapter modules the base has no weight for.")
 @click.option("--dry-run", is_flag=True, help="Print what would be read and stop.")
 @options.quiet

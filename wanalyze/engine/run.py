@@ -32,6 +32,10 @@ class Step:
     total: int
 
 
+# Up to this short side a second thread gains less than a tenth of a run, and costs a factor of ten and more where
+# another process wants the core: its pool waits by spinning.
+_SMALL = 512
+
 Progress: TypeAlias = Callable[[Step], None]
 
 
@@ -41,7 +45,7 @@ def run(plan: Plan, progress: Progress = lambda step: None) -> Result:
     matrices, total, done = plan.matrices, plan.cost, 0
     places_of = places(name for name, _ in matrices)
     collected = Collected()
-    with _threads(plan.options.jobs):
+    with _threads(plan):
         for name, jobs in matrices:
             bench = _Bench(plan.device)
             for tuned, pair in jobs:
@@ -61,9 +65,10 @@ def run(plan: Plan, progress: Progress = lambda step: None) -> Result:
 
 
 @contextmanager
-def _threads(jobs: int | None) -> Iterator[None]:
+def _threads(plan: Plan) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(jobs or before)
+    widest = max((min(pair.shape) for _, jobs in plan.matrices for _, pair in jobs), default=0)
+    torch.set_num_threads(plan.options.jobs or (1 if widest <= _SMALL else before))
     try:
         yield
     finally:
