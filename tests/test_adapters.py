@@ -134,6 +134,7 @@ CONTRADICTIONS = {
     "no update at all": (GOOD, {"peft_type": "PROMPT_TUNING"}, "no update of a weight"),
     "no kind": (GOOD, {"peft_type": None}, "no peft_type"),
     "a runaway pattern": (GOOD, {"alpha_pattern": {"(a+)+$": 1}}, "without end"),
+    "a slow pattern": (GOOD, {"rank_pattern": {".*.*.*x": 2}}, "without end"),
     "a broken pattern": (GOOD, {"rank_pattern": {"[": 1}}, "pattern"),
     "a pattern of nothing": (GOOD, {"rank_pattern": {"q_proj": 0}}, "rank_pattern"),
 }

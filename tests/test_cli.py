@@ -88,11 +88,11 @@ def test_inspect_lists_without_reading(cli: Run, base: Path, adapter: Path, monk
 
 
 def test_explain_defines_every_metric(cli: Run) -> None:
-    from wanalyze.metrics import METRICS
+    from wanalyze.metrics import EXPLAINED
 
-    for key in METRICS:
-        assert METRICS[key].definition in cli("explain", key).out
-    assert len(json.loads(cli("explain", "--format", "json").out)) == len(METRICS)
+    for key in EXPLAINED:
+        assert EXPLAINED[key].definition in cli("explain", key).out
+    assert len(json.loads(cli("explain", "--format", "json").out)) == len(EXPLAINED)
     missed = cli("explain", "effectiv_rank")
     assert missed.code == 2
     assert "did you mean 'effective_rank'" in missed.err
@@ -149,6 +149,9 @@ def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "no run": (["show", base], "no run of wanalyze"),
         "unknown option": (["compare", base, adapter, "--epsilom", "1"], "--epsilon"),
         "unknown command": (["compair"], "compare"),
+        "too many threads": (["compare", base, adapter, "--jobs", 10**14], "--jobs"),
+        "an endless name": (["compare", base, "x" * 5000], "cannot be read"),
+        "an endless output": (["compare", base, adapter, "-o", "x" * 5000], "cannot be written"),
         "control characters": (["compare", base, tmp_path / "x\x1b[31m"], "x\\x1b[31m"),
     }
 
@@ -180,6 +183,9 @@ def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "no run",
         "unknown option",
         "unknown command",
+        "too many threads",
+        "an endless name",
+        "an endless output",
         "control characters",
     ],
 )

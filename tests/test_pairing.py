@@ -172,3 +172,64 @@ def test_a_bad_base_fails_for_every_model(tmp_path: Path) -> None:
     assert [m.reason for m in result["model.layers.0.mlp.up_proj"]] == [
         "base holds inf at [0, 0]; not a number to measure"
     ] * 2
+
+
+def test_an_exact_name_wins_over_a_wrapped_one_in_any_order(tmp_path: Path) -> None:
+    base = {"q.weight": normal(4, 4)}
+    for order in (("module.q.weight", "q.weight"), ("q.weight", "module.q.weight")):
+        tuned = {name: base["q.weight"] + (name != "q.weight") for name in order}
+        result = compared(tmp_path, base, tuned)
+        assert result["q"][0].status is Status.unchanged
+        assert [item.reason for item in result.skipped] == ["another tensor already stands for q.weight"]
+
+
+def test_two_tensors_of_one_name_do_not_mix(tmp_path: Path) -> None:
+    base = {"x": normal(4, 4, seed=1), "x.weight": normal(4, 4, seed=2)}
+    result = compared(tmp_path, base, base)
+    assert [module.status for module in result["x"]] == [Status.unchanged]
+    assert [item.reason for item in result.skipped] == ["another tensor is the weight of this name"]
+
+
+def test_two_modules_of_an_adapter_may_not_mean_one_weight(tmp_path: Path) -> None:
+    factors = lora_factors("model.layers.0.mlp.up_proj", 20, 16) | lora_factors("layers.0.mlp.up_proj", 20, 16)
+    adapter = save_adapter(tmp_path / "adapter", factors)
+    with pytest.raises(PairingError, match="two of its modules"):
+        wanalyze.compare(save_checkpoint(tmp_path / "base", tiny_base()), adapter)
+
+
+def test_a_reversed_adapter_needs_a_reason(tmp_path: Path) -> None:
+    base = save_checkpoint(tmp_path / "base", tiny_base())
+    factors = lora_factors("model.layers.0.mlp.up_proj", 16, 20)
+    with pytest.raises(PairingError, match="other shape"):
+        wanalyze.compare(base, save_adapter(tmp_path / "adapter", factors))
+    result = wanalyze.compare(base, save_adapter(tmp_path / "adapter", factors, fan_in_fan_out=True))
+    assert result["model.layers.0.mlp.up_proj"][0].shape == [16, 20]
+
+
+def test_a_linear_layer_beside_conv1d_keeps_its_orientation(tmp_path: Path) -> None:
+    base = {"h.0.attn.c_attn.weight": normal(4, 12), "h.0.mlp.c_fc.weight": normal(16, 4)}
+    adapter = save_adapter(tmp_path / "adapter", lora_factors("h.0.mlp.c_fc", 16, 4))
+    result = wanalyze.compare(save_checkpoint(tmp_path / "base", base), adapter)
+    assert result["h.0.mlp.c_fc"][0].shape == [16, 4]
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200, 1.7e308])
+def test_what_float64_cannot_square_is_a_failure_not_a_number(tmp_path: Path, scale: float) -> None:
+    base = {"a.weight": normal(4, 4, dtype=torch.float64), "b.weight": normal(4, 4, dtype=torch.float64)}
+    large = {"a.weight": base["a.weight"] + 1, "b.weight": base["b.weight"].sign() * scale}
+    result = compared(tmp_path, base, large)
+    assert result["b"][0].status is Status.failed
+    assert "outside 1e-140 to 1e+140" in (result["b"][0].reason or "")
+
+
+def test_an_overflowing_alpha_is_a_failure(tmp_path: Path) -> None:
+    factors = lora_factors("model.layers.0.mlp.up_proj", 20, 16)
+    adapter = save_adapter(tmp_path / "adapter", factors, lora_alpha=1e308)
+    result = wanalyze.compare(save_checkpoint(tmp_path / "base", tiny_base()), adapter)
+    assert result["model.layers.0.mlp.up_proj"][0].status is Status.failed
+
+
+def test_layers_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    base = {f"l.{number}.w.weight": normal(2, 2) for number in ("10", "2", "9" * 5000)}
+    names = [module.name for module in compared(tmp_path, base, moved(base)).modules]
+    assert [len(name) for name in names] == [len("l.2.w"), len("l.10.w"), 5000 + len("l..w")]

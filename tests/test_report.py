@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 
 import wanalyze
 from tests.conftest import normal, save_checkpoint
@@ -97,7 +98,7 @@ def test_the_verdict_is_the_table_in_words(trained: Result) -> None:
     sentence = wording.verdict(trained)
     for model in trained.models:
         s = model.summary
-        hit = max(s.matrices_with_intruders_left, s.matrices_with_intruders_right)
+        hit = s.matrices_with_intruders
         part = f"{model.label} ({hit} of {s.measured} matrices)"
         assert (part in sentence) == (hit > 0)
         assert (model.label in sentence.partition("none in")[2]) == (hit == 0)
@@ -119,3 +120,36 @@ def test_one_scale_serves_all_models_and_loses_no_value() -> None:
         steps = counts(most, "of the top k")
         assert steps.colour(0) != steps.colour(1)
         assert len(steps.legend) == len(steps.limits) + 1
+
+
+def test_a_forged_grid_stays_small(tmp_path: Path) -> None:
+    base = {f"m.{i}.kind{i}.weight": normal(2, 2, seed=i) for i in range(400)}
+    tuned = {name: 2 * tensor for name, tensor in base.items()}
+    result = wanalyze.compare(save_checkpoint(tmp_path / "base", base), save_checkpoint(tmp_path / "tuned", tuned))
+    assert len(page(result)) < 1_000_000
+    assert "Drawn: 40 of 400 kinds and 256 of 400 layers" in page(result)
+
+
+def test_nothing_measured_is_never_called_nothing_changed(tmp_path: Path) -> None:
+    base = {"a.weight": normal(3, 3), "b.weight": normal(3, 3)}
+    bad = {name: tensor / 0 for name, tensor in base.items()}
+    folder = save_checkpoint(tmp_path / "base", base)
+    result = wanalyze.compare(folder, save_checkpoint(tmp_path / "bad", bad), f"same={folder}")
+    assert wording.verdict(result) == "bad: nothing could be measured, 2 failed; same: no matrix was changed."
+
+
+def test_a_matrix_counts_once_whichever_side_its_intruder_is_on(tmp_path: Path) -> None:
+    spike = torch.zeros(12, 6)
+    spike[:, 0] = 100.0  # a new output direction, an old input direction
+    base = {
+        name: torch.cat([torch.diag(torch.arange(6, 0, -1.0)), torch.zeros(6, 6)]) for name in ("a.weight", "b.weight")
+    }
+    base["b.weight"] = base["b.weight"].mT
+    tuned = {"a.weight": base["a.weight"] + spike, "b.weight": base["b.weight"] + spike.mT}
+    summary = (
+        wanalyze.compare(save_checkpoint(tmp_path / "base", base), save_checkpoint(tmp_path / "tuned", tuned), top_k=1)
+        .models[0]
+        .summary
+    )
+    assert (summary.matrices_with_intruders_left, summary.matrices_with_intruders_right) == (1, 1)
+    assert summary.matrices_with_intruders == 2

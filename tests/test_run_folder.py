@@ -72,7 +72,7 @@ def test_a_killed_write_leaves_no_result(tmp_path: Path, trained: Result, monkey
 
 def test_an_unwritable_parent_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root, as in many containers, may write anywhere
-    with pytest.raises(UsageError, match="not writable"):
+    with pytest.raises(UsageError, match="not a writable folder"):
         check_output(tmp_path / "run")
 
 

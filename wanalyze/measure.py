@@ -18,6 +18,7 @@ from wanalyze.spectra import ranks
 from wanalyze.spectra.decomposition import Decomposition, decompose
 from wanalyze.spectra.overlaps import Overlaps, overlaps
 
+_RANGE = (1e-140, 1e140)  # its squares, summed, stay in float64
 FLOAT64_EPS = torch.finfo(torch.float64).eps
 
 
@@ -100,7 +101,15 @@ def widen(tensor: Tensor, whose: str) -> Tensor:
     if not finite.all():
         position = torch.nonzero(~finite)[0].tolist()
         raise NumericsError(f"{whose} holds {wide[tuple(position)].item()} at {position}; not a number to measure")
+    _check_range(wide, whose)
     return wide
+
+
+def _check_range(matrix: Tensor, whose: str) -> None:
+    """Norms and ranks square what they are given: refuse what would overflow or vanish."""
+    largest = matrix.abs().amax().item()
+    if not (largest == 0 or _RANGE[0] <= largest <= _RANGE[1]):
+        raise NumericsError(f"{whose} has entries up to {largest:.3g}, outside {_RANGE[0]:g} to {_RANGE[1]:g}")
 
 
 def measure_tuned(base: Base, tuned: Tensor, scope: Scope, *, eps: float) -> Measurement:
@@ -169,13 +178,14 @@ def _side(name: SideName, found: Overlaps, epsilon: float) -> Side:
         j if j >= 0 and is_intruder(cosine, epsilon) is False else None
         for j, cosine in zip(found.matched.tolist(), cosines, strict=True)
     )
+    alone = found.alone.tolist()
     groups: dict[int, list[int]] = {}
     for i, group in enumerate(found.group.tolist()):
         groups.setdefault(group, []).append(i)
     ambiguous = []
     for vectors in groups.values():
         low, high = cosines[vectors[0]]
-        if len(vectors) > 1 or low == 0.0 < high:
+        if not alone[vectors[0]]:
             reason = "singular values of the tuned matrix not separated"
         elif is_intruder((low, high), epsilon) is None:
             reason = "epsilon lies within the enclosure of the cosine"
@@ -186,6 +196,7 @@ def _side(name: SideName, found: Overlaps, epsilon: float) -> Side:
 
 
 def _measure(evidence: Evidence) -> Measurement:
+    _check_range(evidence.delta, "the update")
     if not evidence.delta.any():
         norm = torch.linalg.matrix_norm(evidence.base.matrix).item()
         return _unchanged(evidence.base.shape, evidence.scope, norm, evidence.base.svd.values)

@@ -217,3 +217,43 @@ _TABLE = (
 )
 
 METRICS: MappingProxyType[str, Metric] = MappingProxyType({metric.key: metric for metric in _TABLE})
+
+_COSINES = (
+    Metric(
+        "max_cosine_left",
+        "nearest base vector, output side",
+        "[low, high]",
+        "For each of the top k left singular vectors u_i of W1, an enclosure of max over all j of |cos(u_i, u_j(W0))|.",
+        f"{_PAPER}; the error bar is Davis and Kahan's",
+        "Directions of W0 with σ < 1e-9 σ₁ are null space, not singular vectors.",
+    ),
+    Metric(
+        "max_cosine_right",
+        "nearest base vector, input side",
+        "[low, high]",
+        "The same for the right singular vectors.",
+        f"{_PAPER}, applied to the input side; the error bar is Davis and Kahan's",
+        "Directions of W0 with σ < 1e-9 σ₁ are null space, not singular vectors.",
+    ),
+    *(
+        Metric(
+            f"matched_{side}",
+            f"which base vector is nearest, {side} side",
+            "index",
+            "The j of the largest |cosine|, from 0; null for an intruder, and where several j share a singular value.",
+            _PAPER,
+            "A high j says that a weak direction of the base was raised to the top.",
+        )
+        for side in ("left", "right")
+    ),
+    Metric(
+        "ambiguous",
+        "vectors without an answer of their own",
+        "list",
+        "Vectors of W1 whose singular value is within 1e-6 σ₁ of a neighbour's, so that only their common subspace has "
+        "a cosine (given, an upper bound where the base is degenerate as well), or whose enclosure contains ε.",
+        "wanalyze",
+        "They are counted neither as intruders nor as matched.",
+    ),
+)
+EXPLAINED: MappingProxyType[str, Metric] = MappingProxyType({**METRICS, **{term.key: term for term in _COSINES}})

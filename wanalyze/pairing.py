@@ -111,8 +111,13 @@ def pair_adapter(base: Checkpoint, adapter: Adapter, selection: Selection, *, al
     lost = []
     for update in adapter.updates:
         target = draft.lookup.find(f"{update.module}.weight")
-        if target is None or (misfit := _misfit(update, target)):
+        if target is None or (misfit := _misfit(update, target, adapter, draft)):
             lost.append(Skipped(update.module, "missing in base" if target is None else misfit))
+        elif target.name in draft.seen:
+            raise PairingError(
+                f"{adapter.name}: two of its modules, {update.module!r} the second, mean {target.name!r}; "
+                "only one can be served"
+            )
         else:
             draft.add(Pair(target, update, transposed=_stored_transposed(update, target, adapter, draft)))
     _check_lost(lost, adapter, base, allow_unmatched=allow_unmatched)
@@ -124,8 +129,9 @@ def pair_adapter(base: Checkpoint, adapter: Adapter, selection: Selection, *, al
     return draft.finish(adapter.name)
 
 
-def _misfit(update: Update, target: TensorEntry) -> str:
-    if target.shape in (update.shape, update.shape[::-1]):
+def _misfit(update: Update, target: TensorEntry, adapter: Adapter, draft: _Draft) -> str:
+    may_be_transposed = adapter.input_first or draft.is_conv1d(target)
+    if target.shape == update.shape or (may_be_transposed and target.shape == update.shape[::-1]):
         return ""
     return f"other shape: {target.shape} in the base, {update.shape} in the update"
 
@@ -154,7 +160,8 @@ def _stored_transposed(update: Update, target: TensorEntry, adapter: Adapter, dr
 
 def _matched(draft: _Draft, tensors: Mapping[str, TensorEntry]) -> Iterator[tuple[TensorEntry, TensorEntry]]:
     """Pairs (base, tuned); a tuned tensor without a counterpart is skipped with its reason."""
-    for name, entry in tensors.items():
+    exact_first = sorted(tensors.items(), key=lambda item: item[0] not in draft.base.entries)
+    for name, entry in exact_first:
         target = draft.lookup.find(name)
         module = module_name(name)
         if target is not None and target.name not in draft.seen:
@@ -226,7 +233,8 @@ class _Draft:
         elif len(pair.base.shape) == 1:
             self.vectors.append(pair)
         else:
-            transposed = pair.transposed or self.is_conv1d(pair.base)
+            given = pair.tuned is None or isinstance(pair.tuned, TensorEntry)  # an update came with its orientation
+            transposed = self.is_conv1d(pair.base) if given else pair.transposed
             rows, note = _common(pair)
             self.matrices.append(replace(pair, transposed=transposed, rows=rows, note=note))
 
@@ -253,6 +261,8 @@ def _why_skipped(
     pair: Pair, selection: Selection, base: Mapping[str, TensorEntry], beside: Mapping[str, TensorEntry]
 ) -> str:
     """Why a pair cannot be compared; empty if it can."""
+    if pair.base.name == pair.name and f"{pair.name}.weight" in base:
+        return "another tensor is the weight of this name"
     if not selection.takes(pair.name):
         return "left out by --only or --skip"
     for entry, others, whose in ((pair.base, base, "base"), (pair.tuned, beside, "tuned")):

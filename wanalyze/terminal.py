@@ -9,6 +9,7 @@ from wanalyze.printable import printable
 from wanalyze.result import Model, Module, Result
 
 WIDTH = 80
+_FEW = 4  # reasons and failures listed in the summary
 TABLE_METRICS = (
     ("relative_norm", "rel. norm"),
     ("effective_rank", "eff. rank"),
@@ -37,15 +38,15 @@ def summary(result: Result, folder: str | None) -> str:
     lines = [
         f"{wording.verdict(result)}",
         "",
-        f"base {result.base.ref}: {weights:,} weights compared; medians over changed matrices",
+        f"base {printable(result.base.ref)}: {weights:,} weights compared; medians over changed matrices",
         *_table(_MODEL_HEADER, [_model_row(model) for model in result.models]),
         f"intruders: matrices with at least one, output / input side "
         f"(k = {result.settings.top_k}, ε = {result.settings.epsilon:g})",
         *_coverage_lines(result),
     ]
     if folder is not None:
-        lines += ["", f"wrote {folder}/: report.html, result.json, modules.csv, arrays.safetensors"]
-        lines += [f"next: wanalyze explain intruders_left    wanalyze show {folder} '*q_proj'"]
+        lines += ["", f"wrote {printable(folder)}/: report.html, result.json, modules.csv, arrays.safetensors"]
+        lines += [f"next: wanalyze show {printable(folder)} '*q_proj'", "      wanalyze explain intruders_left"]
     return "\n".join(part for line in lines for part in _wrapped(line)) + "\n"
 
 
@@ -73,9 +74,11 @@ def _coverage_lines(result: Result) -> list[str]:
     lines = [f"{'each' if everywhere else ', '.join(labels)}: {text}" for text, labels in alike.items()]
     reasons = wording.skipped_reasons(result)
     if reasons:
-        lines.append("skipped: " + "; ".join(f"{count} × {printable(reason)}" for reason, count in reasons[:4]))
-    lines += [f"failed: {printable(f'{m} {n}: {reason}')}" for m, n, reason in wording.failures(result)[:4]]
-    return lines
+        lines.append("skipped: " + "; ".join(f"{count} × {printable(reason)}" for reason, count in reasons[:_FEW]))
+    failures = wording.failures(result)
+    lines += [f"failed: {printable(f'{m} {n}: {reason}')}" for m, n, reason in failures[:_FEW]]
+    more = [("reasons to skip", len(reasons) - _FEW), ("failures", len(failures) - _FEW)]
+    return [*lines, *(f"and {count} more {what}, in result.json" for what, count in more if count > 0)]
 
 
 def modules_table(modules: Sequence[Module]) -> str:

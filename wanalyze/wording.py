@@ -53,12 +53,23 @@ def listed(items: Sequence[str]) -> str:
 
 def verdict(result: Result) -> str:
     """The one sentence a reader should leave with, built from the numbers."""
-    with_intruders = [model for model in result.models if _hit(model) > 0]
-    without = [model.label for model in result.models if _hit(model) == 0 and model.summary.measured]
-    found = listed([f"{model.label} ({_hit(model)} of {model.summary.measured} matrices)" for model in with_intruders])
-    if not with_intruders:
-        return f"No intruder dimensions in {listed(without)}." if without else "No matrix was changed."
-    return f"Intruder dimensions in {found}" + (f"; none in {listed(without)}." if without else ".")
+    parts = []
+    hit = [model for model in result.models if model.summary.matrices_with_intruders]
+    if hit:
+        counts = (f"{m.label} ({m.summary.matrices_with_intruders} of {m.summary.measured} matrices)" for m in hit)
+        parts.append(f"Intruder dimensions in {listed([*counts])}")
+    clear = [model.label for model in result.models if model.summary.measured and model not in hit]
+    if clear:
+        parts.append(f"none in {listed(clear)}" if hit else f"No intruder dimensions in {listed(clear)}")
+    parts += [f"{model.label}: {_without_numbers(model)}" for model in result.models if not model.summary.measured]
+    return "; ".join(parts) + "."
+
+
+def _without_numbers(model: Model) -> str:
+    """Why a model has no measured matrix."""
+    if model.summary.failed:
+        return f"nothing could be measured, {model.summary.failed} failed"
+    return "no matrix was changed" if model.summary.unchanged else "no matrix was compared, only vectors"
 
 
 def evidence(result: Result) -> str:
@@ -72,13 +83,8 @@ def evidence(result: Result) -> str:
     return (
         f"{moved}An intruder is one of the top {result.settings.top_k} singular vectors of a tuned matrix whose "
         f"largest |cosine| with every singular vector of the base is below {result.settings.epsilon:g}; "
-        "counted here on the output or the input side."
+        "a matrix counts if it has one on the output or the input side."
     )
-
-
-def _hit(model: Model) -> int:
-    summary = model.summary
-    return max(summary.matrices_with_intruders_left, summary.matrices_with_intruders_right)
 
 
 def account(model: Model) -> str:

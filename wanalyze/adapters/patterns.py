@@ -1,4 +1,4 @@
-"""PEFT's rank_pattern and alpha_pattern: regular expressions from a stranger, run only if they are harmless."""
+"""PEFT's rank_pattern and alpha_pattern: regular expressions from a stranger, run only where they must end soon."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from typing import TypeVar
 
 from wanalyze.errors import AdapterError
 
-_LONGEST = 256
+_LONGEST = 256  # characters of a pattern, and of a name it is held against
 _QUANTIFIER = re.compile(r"(?<!\\)[*+?{]")
 # What can take exponential time or reach beyond the name: a repeated group, `(?…)`, a back-reference.
 _DANGEROUS = re.compile(r"\)[*+?{]|\(\?|\\[1-9]")
-_MOST_QUANTIFIERS = 3  # with none of the above, matching stays polynomial of this degree
+_MOST_QUANTIFIERS = 2  # with none of the above, a match takes at most length² steps
 
 Value = TypeVar("Value")
 
 
 def first_match(pattern: Mapping[str, Value], module: str, default: Value, *, field: str) -> Value:
-    """The value of the first key in file order that matches the end of the module's path.
+    """The value of the first key in file order that matches the module's path, or its end after a dot.
 
     >>> first_match({"q_proj": 4, "^model.layers.0.k_proj": 2}, "model.layers.0.q_proj", 8, field="rank_pattern")
     4
     """
+    if pattern and len(module) > _LONGEST:
+        raise AdapterError(f"adapter_config.json: {field} is held against a name of {len(module)} characters; refused")
+    starts = [0, *(dot.end() for dot in re.finditer(r"\.", module))]
     for key, value in pattern.items():
-        if _compiled(key, field).match(module):
+        compiled = _compiled(key, field)
+        if any(compiled.fullmatch(module, start) for start in starts):
             return value
     return default
 
@@ -36,6 +40,6 @@ def _compiled(key: str, field: str) -> re.Pattern[str]:
             "write module names or a simpler pattern"
         )
     try:
-        return re.compile(rf"(?:.*\.)?(?:{key})$")
+        return re.compile(key)
     except re.error as error:
         raise AdapterError(f"adapter_config.json: {field} has the pattern {key[:80]!r}: {error}") from None

@@ -70,7 +70,7 @@ def _header_text(stream: BinaryIO, path: Path, size: int) -> bytes:
 
 def _entry(file: WeightFile, data_start: int, name: str, value: object) -> TensorEntry:
     def refuse(why: str) -> NoReturn:
-        raise CheckpointError(f"{file.path}: tensor {name!r}: {why}; the file is damaged or forged")
+        raise CheckpointError(f"{file.path}: tensor {name[:80]!r}: {why[:200]}; the file is damaged or forged")
 
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
         refuse("needs dtype, shape and data_offsets")

@@ -28,7 +28,7 @@ def parse_reference(text: str) -> Reference:
     'checkpoint-400'
     """
     label, equals, rest = text.partition("=")
-    if not equals or Path(text).exists():
+    if not equals or _exists(text):
         return Reference(_label_of(_local(text)), _local(text))
     if not _LABEL.fullmatch(label):
         raise UsageError(
@@ -36,6 +36,13 @@ def parse_reference(text: str) -> Reference:
             "beginning with a letter or digit"
         )
     return Reference(label, _local(rest))
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long, or no path at all
+        return False
 
 
 def _local(text: str) -> Path:
@@ -50,7 +57,10 @@ def _local(text: str) -> Path:
 
 
 def _label_of(path: Path) -> str:
-    absolute = path.absolute()
-    name = absolute.parent.name if absolute.is_file() else absolute.resolve().name
+    try:
+        absolute = path.absolute()
+        name = absolute.parent.name if absolute.is_file() else absolute.resolve().name
+    except OSError:  # opening it will say what is wrong
+        name = path.name
     label = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-._+")[:64]
     return label or "model"

@@ -56,8 +56,15 @@ def compare(
     with shown(quiet=quiet) as progress:
         result = wanalyze.compare(base, *tuned, output=folder, progress=progress, **wanted)
     _print(result, folder, format_, quiet=quiet)
-    failed = any(model.summary.failed for model in result.models)
-    return ExitCode.in_part if failed else ExitCode.done
+    return _code(result)
+
+
+def _code(result: Result) -> ExitCode:
+    """In part if something failed, unreadable if nothing else is left."""
+    if not any(model.summary.failed for model in result.models):
+        return ExitCode.done
+    compared = any(item.status.value != "failed" for items in (result.modules, result.vectors) for item in items)
+    return ExitCode.in_part if compared else ExitCode.unreadable
 
 
 def _default_folder(tuned: tuple[str, ...]) -> Path:

@@ -10,7 +10,7 @@ import click
 
 from wanalyze.cli import options
 from wanalyze.errors import ExitCode, UsageError
-from wanalyze.metrics import METRICS, Metric
+from wanalyze.metrics import EXPLAINED, Metric
 
 
 @click.command()
@@ -22,11 +22,11 @@ def explain(name: str | None, format_: str, verbose: bool) -> int:  # noqa: ARG0
 
     Without METRIC, list them all.
     """
-    if name is not None and name not in METRICS:
-        near = get_close_matches(name, METRICS, 1)
+    if name is not None and name not in EXPLAINED:
+        near = get_close_matches(name, EXPLAINED, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UsageError(f"no metric is called {name!r}; {hint}`wanalyze explain` lists them all")
-    chosen = [METRICS[name]] if name else list(METRICS.values())
+    chosen = [EXPLAINED[name]] if name else list(EXPLAINED.values())
     if format_ == "json":
         text = json.dumps([dataclasses.asdict(metric) for metric in chosen], indent=1, ensure_ascii=False) + "\n"
     else:

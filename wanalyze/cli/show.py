@@ -25,7 +25,8 @@ def show(run: Path, glob: str, format_: str, verbose: bool) -> int:  # noqa: ARG
     result = read_run(run)
     modules = [module for module in result.modules if fnmatchcase(module.name, glob)]
     if not modules:
-        raise UsageError(f"{run}: no module matches {glob!r}; names look like {result.modules[0].name!r}")
+        like = f"names look like {result.modules[0].name!r}" if result.modules else "the run compared no matrices"
+        raise UsageError(f"{run}: no module matches {glob!r}; {like}")
     if format_ == "json":
         listed = [module.model_dump(mode="json") for module in modules]
         text = json.dumps(listed, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"

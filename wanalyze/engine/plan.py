@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 
@@ -15,6 +16,7 @@ from wanalyze.errors import UsageError
 from wanalyze.pairing import Pair, Pairing, Selection, pair_adapter, pair_checkpoint
 
 BASE_LABEL = "base"
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ def _check_options(options: Options) -> None:
         raise UsageError(f"--top-k {options.top_k}: at least one singular vector must be looked at")
     if not 0 < options.epsilon <= 1:
         raise UsageError(f"--epsilon {options.epsilon}: must lie above 0 and at most at 1, as a cosine does")
-    if options.jobs is not None and options.jobs < 1:
-        raise UsageError(f"--jobs {options.jobs}: at least one thread is needed")
+    if options.jobs is not None and not 1 <= options.jobs <= _MOST_THREADS:
+        raise UsageError(f"--jobs {options.jobs}: from 1 to {_MOST_THREADS} threads can be asked for")
 
 
 def _check_labels(tuned: Sequence[Reference]) -> None:
@@ -145,6 +147,8 @@ def _tuned_bytes(pair: Pair) -> int:
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Order names as people do: layer 2 before layer 10."""
-    parts = re.split(r"(\d+)", name)
-    return tuple((1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts))
+    """Order names as people do: layer 2 before layer 10. A number's digits are compared, however many there are."""
+    digits = (part.lstrip("0") for part in re.split(r"([0-9]+)", name)[1::2])
+    words = re.split(r"[0-9]+", name)
+    numbers = [(1, len(number), number) for number in digits]
+    return tuple(key for pair in zip_longest([(0, 0, word) for word in words], numbers) for key in pair if key)

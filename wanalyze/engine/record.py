@@ -152,7 +152,8 @@ def _files(checkpoint: Checkpoint) -> list[File]:
 
 def _public(path: Path) -> str:
     """The path as it may be published: relative as given, otherwise its last part only."""
-    return path.resolve().name if path.is_absolute() or ".." in path.parts else path.as_posix()
+    text = path.resolve().name if path.is_absolute() or ".." in path.parts else path.as_posix()
+    return text.encode("utf-8", "backslashreplace").decode()  # a file name need not be valid Unicode
 
 
 def _dtype(pair: Pair) -> str:

@@ -13,6 +13,8 @@ from wanalyze.result import Module, Result
 from wanalyze.wording import number
 
 _CELL, _GAP = 18, 1
+_MOST_KINDS, _MOST_LAYERS = 40, 256
+_LONGEST_LABEL = 40  # characters
 _LABEL_WIDTH = 7  # pixels per character
 _KINDS = (
     *("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query", "key", "value", "o_proj"),
@@ -79,8 +81,7 @@ def _metric_map(result: Result, key: str) -> MetricMap:
     unit = METRICS[key].unit
     counted = key.startswith("intruders")
     scale = counts(result.settings.top_k, unit) if counted else logarithmic(values, unit)
-    kinds = sorted({module.kind for module in inside}, key=_kind_order)
-    layers = sorted({module.layer for module in inside if module.layer is not None})
+    kinds, layers = _axes(inside)
     strips = [
         _strip(
             [m for m in inside if m.model == model.label],
@@ -96,6 +97,23 @@ def _metric_map(result: Result, key: str) -> MetricMap:
     return MetricMap(key, METRICS[key].title, scale, strips)
 
 
+def cut_from_maps(result: Result) -> list[str]:
+    """What the maps leave out for size, in words; empty for all but very large or forged models."""
+    inside = [module for module in result.modules if module.layer is not None]
+    all_kinds, all_layers = len({m.kind for m in inside}), len({m.layer for m in inside})
+    return [
+        f"{most} of {count} {what}"
+        for count, most, what in ((all_kinds, _MOST_KINDS, "kinds"), (all_layers, _MOST_LAYERS, "layers"))
+        if count > most
+    ]
+
+
+def _axes(modules: Sequence[Module]) -> tuple[list[str], list[int]]:
+    kinds = sorted({module.kind for module in modules}, key=_kind_order)
+    layers = sorted({module.layer for module in modules if module.layer is not None})
+    return kinds[:_MOST_KINDS], layers[:_MOST_LAYERS]
+
+
 def _strip(
     modules: Sequence[Module],
     model: str,
@@ -108,26 +126,20 @@ def _strip(
     here: dict[tuple[str, int | None], list[Module]] = defaultdict(list)
     for module in modules:
         here[module.kind, module.layer].append(module)
-    left = _LABEL_WIDTH * max((len(kind) for kind in kinds), default=0) + 8
+    left = _LABEL_WIDTH * min(_LONGEST_LABEL, max((len(kind) for kind in kinds), default=0)) + 8
     pitch = _CELL + _GAP
     cells = [
-        _cell(
-            here.get((kind, layer), []),
-            key,
-            scale,
-            left + column * pitch,
-            16 + row * pitch,
-            f"layer {layer} {kind}",
-        )
+        _cell(here[kind, layer], key, scale, left + column * pitch, 16 + row * pitch, f"layer {layer} {kind}")
         for row, kind in enumerate(kinds)
         for column, layer in enumerate(layers)
+        if (kind, layer) in here
     ]
     every = max(1, round(len(layers) / 12))
     return Strip(
         model=model,
         method=method,
         cells=cells,
-        rows=[(16 + row * pitch + _CELL // 2, kind) for row, kind in enumerate(kinds)],
+        rows=[(16 + row * pitch + _CELL // 2, kind[:_LONGEST_LABEL]) for row, kind in enumerate(kinds)],
         columns=[
             (left + column * pitch + _CELL // 2, str(layer))
             for column, layer in enumerate(layers)
@@ -142,7 +154,7 @@ def _strip(
 def _cell(modules: Sequence[Module], key: str, scale: Scale, x: int, y: int, where: str) -> Cell:
     values = [value for module in modules if (value := module.metric(key)) is not None]
     if not values:
-        why = next((module.reason or module.missing.get(key) for module in modules), None) or "no such matrix"
+        why = next((module.reason or module.missing.get(key) for module in modules), None)
         return Cell(x, y, "url(#unmeasured)", f"{where}: not measured ({why})")
     value = median(values)
     several = f" (median of {len(values)})" if len(values) > 1 else ""

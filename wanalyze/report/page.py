@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from wanalyze import wording
 from wanalyze.metrics import METRICS
-from wanalyze.report.maps import metric_maps, outside_the_stack
+from wanalyze.report.maps import cut_from_maps, metric_maps, outside_the_stack
 from wanalyze.report.scale import RAMP
 from wanalyze.result import Module, Result, Status
 
@@ -44,6 +44,7 @@ def page(result: Result) -> str:
             maps=metric_maps(result),
             ramp=RAMP,
             outside=outside_the_stack(result),
+            cut=cut_from_maps(result),
             rows=rows[:TABLE_ROWS],
             row_count=len(rows),
             columns=[METRICS[key] for key in COLUMNS],

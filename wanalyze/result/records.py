@@ -63,7 +63,8 @@ class Source(Record):
 class Summary(Record):
     """One model in a few numbers; medians are over measured matrices, null where there are none.
 
-    `changed_share` is the share of entries that differ from the base, over all that was compared.
+    `matrices_with_intruders` counts either side; `changed_share` is the share of entries that differ from the base,
+    over all that was compared.
     """
 
     measured: int
@@ -79,6 +80,7 @@ class Summary(Record):
     median_stable_rank: float | None
     intruders_left: int
     intruders_right: int
+    matrices_with_intruders: int
     matrices_with_intruders_left: int
     matrices_with_intruders_right: int
     ambiguous: int

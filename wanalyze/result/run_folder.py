@@ -20,13 +20,23 @@ RESULT, MODULES, ARRAYS, REPORT = "result.json", "modules.csv", "arrays.safetens
 
 def check_output(folder: Path) -> None:
     """Refuse early what could not be written at the end: UsageError."""
+    try:
+        why = _why_unwritable(folder)
+    except OSError as error:
+        why = f"cannot be written ({error.strerror})"
+    if why:
+        raise UsageError(f"{folder}: {why}; choose another folder with -o")
+
+
+def _why_unwritable(folder: Path) -> str:
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file, a folder is needed for the run; choose another with -o")
+        return "is a file, a folder is needed for the run"
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RESULT).is_file():
-        raise UsageError(f"{folder}: holds files but no run of wanalyze; choose another folder with -o")
+        return "holds files but no run of wanalyze"
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UsageError(f"{folder}: cannot be written ({parent} is not writable); choose another folder with -o")
+        return f"cannot be written ({parent} is not a writable folder)"
+    return ""
 
 
 def write_run(folder: Path, result: Result, page: str) -> None:

@@ -31,6 +31,9 @@ def summarise(modules: Sequence[Module], vectors: Sequence[Vector], skipped: Seq
         median_stable_rank=_median(measured, "stable_rank"),
         intruders_left=sum(left),
         intruders_right=sum(right),
+        matrices_with_intruders=sum(
+            left_count + right_count > 0 for left_count, right_count in zip(left, right, strict=True)
+        ),
         matrices_with_intruders_left=sum(count > 0 for count in left),
         matrices_with_intruders_right=sum(count > 0 for count in right),
         ambiguous=sum(len(found.vectors) for module in measured for found in module.ambiguous),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wanalyze.errors import NumericsError
 from wanalyze.operators import Dense, LowRank, Operator
 
 EPS = torch.finfo(torch.float64).eps
@@ -60,7 +61,7 @@ def _low_rank(matrix: LowRank) -> Decomposition:
 
 def _one(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # By a power of two, which changes no digit: the squares of very large or small entries stay in range.
-    scale = torch.ldexp(matrix.new_ones(()), torch.frexp(matrix.abs().amax()).exponent)
+    scale = torch.ldexp(matrix.new_ones(()), torch.frexp(matrix.abs().amax()).exponent - 1)
     scaled = matrix / scale
     if matrix.shape[0] < matrix.shape[1]:
         v, values, u = _tall(scaled.mT)
@@ -84,6 +85,8 @@ def _tall(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rotation = torch.linalg.eigh(rest.mT @ rest).eigenvectors
         turned = rest @ rotation
         found, order = torch.linalg.vector_norm(turned, dim=0).sort(descending=True, stable=True)
+        if not found.isfinite().all():
+            raise NumericsError("the eigenvalues of its Gram matrix did not come out finite")
         zero = zero or max(m, n) * EPS * found[0].item()
         if found[0].item() <= zero:
             break

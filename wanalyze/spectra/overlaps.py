@@ -23,13 +23,15 @@ class Overlaps:
 
     `matched` is the index j of the nearest vector of the base, −1 where that is one of several with the
     same singular value. `group` numbers the vectors of W1: those that share a number also share a singular
-    value, and then only `high`, the cosine of their common subspace, is defined; their `low` is 0.
+    value, and then only `high`, the cosine of their common subspace, is defined; their `low` is 0. `alone` is
+    False for them, also where the others lie beyond k.
     """
 
     low: Tensor
     high: Tensor
     matched: Tensor
     group: Tensor
+    alone: Tensor
 
 
 def overlaps(tuned: Decomposition, base: Decomposition, *, k: int) -> tuple[Overlaps, Overlaps]:
@@ -60,7 +62,7 @@ def overlaps(tuned: Decomposition, base: Decomposition, *, k: int) -> tuple[Over
 
 def _one(
     tuned_vectors: Tensor, tuned_values: Tensor, base_vectors: Tensor, base_values: Tensor, *, k: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     alive = base_values > BASE_SEPARATION * base_values[0]
     base_vectors, base_values = base_vectors[:, alive], base_values[alive]
     tuned_group = _groups(tuned_values, TUNED_SEPARATION)
@@ -85,6 +87,7 @@ def _one(
         torch.where(alone, high, subspace).clamp(max=1.0),
         torch.where(alone, matched, -1),
         tuned_group[:k],
+        alone,
     )
 
 
