@@ -43,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Strip:
-    """One model's map: cells in a grid of layers across and kinds down."""
+    """One model's map: cells in a grid of layers across and kinds down; `complete` if every place has one."""
 
     model: str
     method: str
@@ -53,6 +53,7 @@ class Strip:
     width: int
     height: int
     left: int
+    complete: bool
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ def _strip(
         width=left + len(layers) * pitch,
         height=16 + len(kinds) * pitch,
         left=left,
+        complete=len(cells) == len(kinds) * len(layers),
     )
 
 
