@@ -18,6 +18,11 @@ from tests.conftest import FIXTURES, Run, lora_factors, normal, save_adapter, sa
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore"}
 
 
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     return save_checkpoint(tmp_path / "base", tiny_base())
@@ -39,21 +44,14 @@ def test_compare_writes_the_run_and_says_where(cli: Run, tmp_path: Path, base: P
 
 
 def test_the_summary_fits_a_terminal(cli: Run, tmp_path: Path) -> None:
-    done = cli(
-        "compare", FIXTURES / "base", FIXTURES / "full", FIXTURES / "lora-r8", "-o", "run-of-the-summary-test", "-q"
-    )
+    done = cli("compare", FIXTURES / "base", FIXTURES / "full", FIXTURES / "lora-r8", "-o", "run", "-q")
     assert done.out == ""
     from wanalyze import terminal
     from wanalyze.result import read_run
 
-    lines = terminal.summary(read_run(Path("run-of-the-summary-test")), "reports/demo").splitlines()
+    lines = terminal.summary(read_run(Path("run")), "reports/demo").splitlines()
     assert max(map(len, lines)) <= 80
     assert len(lines) <= 16
-
-
-@pytest.fixture(autouse=True)
-def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def test_the_default_folder_is_named_by_the_labels(cli: Run, tmp_path: Path, base: Path, adapter: Path) -> None:
@@ -114,83 +112,54 @@ def test_a_failed_matrix_leaves_a_run_and_code_3(cli: Run, tmp_path: Path, base:
     assert "nan at [1, 2]" in Path("run/report.html").read_text()
 
 
-def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
-    base, adapter = tmp_path / "base", tmp_path / "adapter"
-    (tmp_path / "empty").mkdir(exist_ok=True)
-    (tmp_path / "full-of-files").mkdir(exist_ok=True)
+# Said in a folder that holds what `bad_inputs` makes; each ends in one line with this in it.
+BAD_INPUTS: dict[str, tuple[list[str], str]] = {
+    "no arguments": (["compare"], "Missing argument"),
+    "no tuned": (["compare", "base"], "Missing argument"),
+    "missing path": (["compare", "base", "nowhere"], "no such file or folder"),
+    "missing base": (["compare", "nowhere", "adapter"], "no such file or folder"),
+    "folder without weights": (["compare", "base", "empty"], "no weights in it"),
+    "truncated": (["compare", "base", "cut"], "10 bytes shorter"),
+    "config without r": (["compare", "base", "no-r"], "r: field required"),
+    "nothing matched": (["compare", "base", "other"], "are they of one model?"),
+    "an adapter as base": (["compare", "adapter", "base"], "is an adapter"),
+    "two of one label": (["compare", "base", "adapter", "adapter"], "both called"),
+    "a label that is taken": (["compare", "base", "base=adapter"], "is taken"),
+    "a label that is none": (["compare", "base", "a/b=adapter"], "cannot be a label"),
+    "the Hub": (["compare", "base", "hf:org/name"], "not supported yet"),
+    "no vectors": (["compare", "base", "adapter", "--top-k", "0"], "--top-k 0"),
+    "epsilon": (["compare", "base", "adapter", "--epsilon", "nan"], "--epsilon nan"),
+    "device": (["compare", "base", "adapter", "--device", "warp"], "--device warp"),
+    "no such GPU": (["compare", "base", "adapter", "--device", "cuda:77"], "--device cuda:77"),
+    "nothing left": (["compare", "base", "adapter", "--only", "no*such"], "nothing is left"),
+    "foreign folder": (["compare", "base", "adapter", "-o", "full-of-files"], "no run of wanalyze"),
+    "output is a file": (["compare", "base", "adapter", "-o", "a-file"], "is a file"),
+    "output below a file": (["compare", "base", "adapter", "-o", "a-file/run"], "cannot be written"),
+    "no run": (["show", "base"], "no run of wanalyze"),
+    "unknown option": (["compare", "base", "adapter", "--epsilom", "1"], "--epsilon"),
+    "unknown command": (["compair"], "compare"),
+    "too many threads": (["compare", "base", "adapter", "--jobs", str(10**14)], "--jobs"),
+    "an endless name": (["compare", "base", "x" * 5000], "cannot be read"),
+    "an endless output": (["compare", "base", "adapter", "-o", "x" * 5000], "cannot be written"),
+    "control characters": (["compare", "base", "x\x1b[31m"], "x\\x1b[31m"),
+}
+
+
+@pytest.fixture
+def bad_inputs(tmp_path: Path, base: Path, adapter: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full-of-files").mkdir()
     (tmp_path / "full-of-files" / "thesis.tex").write_text("")
     (tmp_path / "a-file").write_text("")
     cut = save_checkpoint(tmp_path / "cut", tiny_base()) / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:-10])
-    no_r = save_adapter(tmp_path / "no-r", lora_factors("model.layers.0.mlp.up_proj", 20, 16), r=None)
-    other = save_checkpoint(tmp_path / "other", {"x.weight": normal(3, 3)})
-    return {
-        "no arguments": (["compare"], "Missing argument"),
-        "no tuned": (["compare", base], "Missing argument"),
-        "missing path": (["compare", base, tmp_path / "nowhere"], "no such file or folder"),
-        "missing base": (["compare", tmp_path / "nowhere", adapter], "no such file or folder"),
-        "folder without weights": (["compare", base, tmp_path / "empty"], "no weights in it"),
-        "truncated": (["compare", base, cut.parent], "10 bytes shorter"),
-        "config without r": (["compare", base, no_r], "r: field required"),
-        "nothing matched": (["compare", base, other], "are they of one model?"),
-        "an adapter as base": (["compare", adapter, base], "is an adapter"),
-        "two of one label": (["compare", base, adapter, adapter], "both called"),
-        "a label that is taken": (["compare", base, f"base={adapter}"], "is taken"),
-        "a label that is none": (["compare", base, f"a/b={adapter}"], "cannot be a label"),
-        "the Hub": (["compare", base, "hf:org/name"], "not supported yet"),
-        "no vectors": (["compare", base, adapter, "--top-k", "0"], "--top-k 0"),
-        "epsilon": (["compare", base, adapter, "--epsilon", "nan"], "--epsilon nan"),
-        "device": (["compare", base, adapter, "--device", "warp"], "--device warp"),
-        "no such GPU": (["compare", base, adapter, "--device", "cuda:77"], "--device cuda:77"),
-        "nothing left": (["compare", base, adapter, "--only", "no*such"], "nothing is left"),
-        "foreign folder": (["compare", base, adapter, "-o", tmp_path / "full-of-files"], "no run of wanalyze"),
-        "output is a file": (["compare", base, adapter, "-o", tmp_path / "a-file"], "is a file"),
-        "output below a file": (["compare", base, adapter, "-o", tmp_path / "a-file" / "run"], "cannot be written"),
-        "no run": (["show", base], "no run of wanalyze"),
-        "unknown option": (["compare", base, adapter, "--epsilom", "1"], "--epsilon"),
-        "unknown command": (["compair"], "compare"),
-        "too many threads": (["compare", base, adapter, "--jobs", 10**14], "--jobs"),
-        "an endless name": (["compare", base, "x" * 5000], "cannot be read"),
-        "an endless output": (["compare", base, adapter, "-o", "x" * 5000], "cannot be written"),
-        "control characters": (["compare", base, tmp_path / "x\x1b[31m"], "x\\x1b[31m"),
-    }
+    save_adapter(tmp_path / "no-r", lora_factors("model.layers.0.mlp.up_proj", 20, 16), r=None)
+    save_checkpoint(tmp_path / "other", {"x.weight": normal(3, 3)})
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        "no arguments",
-        "no tuned",
-        "missing path",
-        "missing base",
-        "folder without weights",
-        "truncated",
-        "config without r",
-        "nothing matched",
-        "an adapter as base",
-        "two of one label",
-        "a label that is taken",
-        "a label that is none",
-        "the Hub",
-        "no vectors",
-        "epsilon",
-        "device",
-        "no such GPU",
-        "nothing left",
-        "foreign folder",
-        "output is a file",
-        "output below a file",
-        "no run",
-        "unknown option",
-        "unknown command",
-        "too many threads",
-        "an endless name",
-        "an endless output",
-        "control characters",
-    ],
-)
-def test_bad_input_is_one_line_and_code_2(cli: Run, tmp_path: Path, base: Path, adapter: Path, case: str) -> None:
-    arguments, says = bad_inputs(tmp_path)[case]
+@pytest.mark.usefixtures("bad_inputs")
+@pytest.mark.parametrize(("arguments", "says"), BAD_INPUTS.values(), ids=BAD_INPUTS)
+def test_bad_input_is_one_line_and_code_2(cli: Run, tmp_path: Path, arguments: list[str], says: str) -> None:
     before = sorted(tmp_path.rglob("*"))
     done = cli(*arguments)
     assert done.code == 2
