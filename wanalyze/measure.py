@@ -15,11 +15,10 @@ from wanalyze.errors import NumericsError
 from wanalyze.intruders import Enclosure, count_intruders, intruder_energy, is_intruder
 from wanalyze.operators import Dense, LowRank
 from wanalyze.spectra import ranks
-from wanalyze.spectra.decomposition import Decomposition, decompose
+from wanalyze.spectra.decomposition import EPS, Decomposition, decompose
 from wanalyze.spectra.overlaps import Overlaps, overlaps
 
 _RANGE = (1e-140, 1e140)  # its squares, summed, stay in float64
-FLOAT64_EPS = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,10 @@ class Base:
     def shape(self) -> tuple[int, int]:
         m, n = self.matrix.shape
         return m, n
+
+    @cached_property
+    def norm(self) -> float:
+        return float(torch.linalg.matrix_norm(self.matrix))
 
 
 @dataclass(frozen=True)
@@ -115,13 +118,15 @@ def _check_range(matrix: Tensor, whose: str) -> None:
 def measure_tuned(base: Base, tuned: Tensor, scope: Scope, *, eps: float) -> Measurement:
     """Compare with a whole matrix W1; `eps` is that of the coarser storage dtype of the two."""
     wide = widen(tuned, "tuned")
-    return _measure(Evidence(base, wide, Dense(wide - base.matrix), scope, eps))
+    delta = wide - base.matrix
+    return _measure(Evidence(base, wide, delta, Dense(delta), scope, eps))
 
 
 def measure_update(base: Base, update: LowRank, scope: Scope) -> Measurement:
     """Compare with W0 + ΔW, ΔW given by its factors."""
     wide = LowRank(widen(update.left, "factor B"), widen(update.right, "factor A"), update.scale)
-    return _measure(Evidence(base, base.matrix + wide.dense(), wide, scope, FLOAT64_EPS))
+    delta = wide.dense()
+    return _measure(Evidence(base, base.matrix + delta, delta, wide, scope, EPS))
 
 
 def untouched(shape: tuple[int, int], scope: Scope) -> Measurement:
@@ -129,19 +134,25 @@ def untouched(shape: tuple[int, int], scope: Scope) -> Measurement:
     return _unchanged(shape, scope, Missing("not read: the adapter does not touch this matrix"))
 
 
+def unmeasurable() -> Measurement:
+    """In place of a measurement that failed."""
+    outcomes: dict[str, Outcome] = dict.fromkeys(COMPUTE, Missing("the matrix could not be measured"))
+    return Measurement(False, *_split(outcomes), Side(), Side(), {})
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """One pair of matrices and what several metrics share, each computed once."""
+    """One pair of matrices and what several metrics share, each computed once.
+
+    `delta` is `update` written out: W1 = W0 + ΔW needs it anyway; spectra come from `update`.
+    """
 
     base: Base
     tuned: Tensor
+    delta: Tensor
     update: Dense | LowRank
     scope: Scope
     eps: float
-
-    @cached_property
-    def delta(self) -> Tensor:
-        return self.update.dense()
 
     @cached_property
     def update_svd(self) -> Decomposition:
@@ -198,8 +209,7 @@ def _side(name: SideName, found: Overlaps, epsilon: float) -> Side:
 def _measure(evidence: Evidence) -> Measurement:
     _check_range(evidence.delta, "the update")
     if not evidence.delta.any():
-        norm = torch.linalg.matrix_norm(evidence.base.matrix).item()
-        return _unchanged(evidence.base.shape, evidence.scope, norm, evidence.base.svd.values)
+        return _unchanged(evidence.base.shape, evidence.scope, evidence.base.norm, evidence.base.svd.values)
     outcomes = {key: compute(evidence) for key, compute in COMPUTE.items()}
     spectra = {
         "base_values": evidence.base.svd.values,
@@ -246,7 +256,7 @@ def _over(numerator: float, denominator: float, reason: Missing) -> Outcome:
 
 
 def _base_norm(x: Evidence) -> float:
-    return float(torch.linalg.matrix_norm(x.base.matrix))
+    return x.base.norm
 
 
 def _delta_norm(x: Evidence) -> float:
@@ -254,7 +264,7 @@ def _delta_norm(x: Evidence) -> float:
 
 
 def _relative_norm(x: Evidence) -> Outcome:
-    return _over(_delta_norm(x), _base_norm(x), _ZERO_BASE)
+    return _over(_delta_norm(x), x.base.norm, _ZERO_BASE)
 
 
 def _delta_spectral_norm(x: Evidence) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
@@ -90,7 +90,7 @@ def pair_checkpoint(base: Checkpoint, tuned: Checkpoint, selection: Selection) -
     """Pair two checkpoints by exact name, then by the name without its prefixes, never by shape."""
     draft = _Draft(base, selection)
     for target, entry in _matched(draft, tuned.entries):
-        draft.add(Pair(target, entry), beside=tuned.entries)
+        draft.add(draft.pair(target, entry), beside=tuned.entries)
     if not draft.seen:
         raise PairingError(
             f"{tuned.name}: none of its {len(tuned.entries)} tensors has the name of one in {base.name} "
@@ -123,9 +123,9 @@ def pair_adapter(base: Checkpoint, adapter: Adapter, selection: Selection, *, al
     _check_lost(lost, adapter, base, allow_unmatched=allow_unmatched)
     draft.skipped += lost
     for target, entry in _matched(draft, adapter.replaced):
-        draft.add(Pair(target, entry), beside=adapter.replaced)
+        draft.add(draft.pair(target, entry), beside=adapter.replaced)
     for entry in draft.unseen():
-        draft.add(Pair(entry, None))
+        draft.add(draft.pair(entry, None))
     return draft.finish(adapter.name)
 
 
@@ -224,6 +224,11 @@ class _Draft:
             for name, entry in self.base.entries.items()
         )
 
+    def pair(self, base: TensorEntry, tuned: TensorEntry | None) -> Pair:
+        """A pair of whole tensors; an update is paired by its own shape instead."""
+        rows, note = _common_rows(base, tuned) if tuned else (None, None)
+        return Pair(base, tuned, rows=rows, note=note, transposed=self.is_conv1d(base))
+
     def add(self, pair: Pair, *, beside: Mapping[str, TensorEntry] | None = None) -> None:
         """File `pair`; `beside` are the tensors stored with the tuned one."""
         self.seen.add(pair.base.name)
@@ -233,10 +238,7 @@ class _Draft:
         elif len(pair.base.shape) == 1:
             self.vectors.append(pair)
         else:
-            given = pair.tuned is None or isinstance(pair.tuned, TensorEntry)  # an update came with its orientation
-            transposed = self.is_conv1d(pair.base) if given else pair.transposed
-            rows, note = _common(pair)
-            self.matrices.append(replace(pair, transposed=transposed, rows=rows, note=note))
+            self.matrices.append(pair)
 
     def is_conv1d(self, entry: TensorEntry) -> bool:
         return self._has_conv1d and _last(entry.name) in _CONV1D
@@ -271,7 +273,7 @@ def _why_skipped(
     shape = pair.base.shape
     if len(shape) not in (1, 2) or 0 in shape:
         return f"not a matrix: shape {list(shape)}"
-    if isinstance(pair.tuned, TensorEntry) and pair.tuned.shape != shape and not _common(pair)[1]:
+    if isinstance(pair.tuned, TensorEntry) and pair.tuned.shape != shape and pair.rows is None:
         return f"other shape: {list(shape)} in the base, {list(pair.tuned.shape)} in the tuned"
     return ""
 
@@ -284,15 +286,14 @@ def _unreadable(entry: TensorEntry, beside: Mapping[str, TensorEntry]) -> str:
     return f"quantised (has {scale}), not supported yet" if scale else ""
 
 
-def _common(pair: Pair) -> tuple[int | None, str | None]:
+def _common_rows(base: TensorEntry, tuned: TensorEntry) -> tuple[int | None, str | None]:
     """How to compare an embedding whose vocabulary grew or shrank: its common rows, and a note on that."""
-    if not isinstance(pair.tuned, TensorEntry) or pair.tuned.shape == pair.base.shape:
+    same = base.shape == tuned.shape
+    matrices = len(base.shape) == len(tuned.shape) == 2 and base.shape[1] == tuned.shape[1]
+    if same or not matrices or _last(base.name) not in _VOCABULARY:
         return None, None
-    base, tuned = pair.base.shape, pair.tuned.shape
-    if len(base) != 2 or len(tuned) != 2 or base[1] != tuned[1] or _last(pair.base.name) not in _VOCABULARY:
-        return None, None
-    rows = min(base[0], tuned[0])
-    return rows, f"first {rows} rows compared: the base has {base[0]}, the tuned {tuned[0]}"
+    before, after = base.shape[0], tuned.shape[0]
+    return min(before, after), f"first {min(before, after)} rows compared: the base has {before}, the tuned {after}"
 
 
 def _last(tensor: str) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from wanalyze.result import Model, Module, Result, Status, Vector
 
 NOT_MEASURED = "–"
-SIDES = {"left": "output side", "right": "input side"}
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
@@ -110,10 +109,9 @@ def coverage(model: Model) -> str:
     return ", ".join(parts)
 
 
-def skipped_reasons(result: Result, label: str | None = None) -> list[tuple[str, int]]:
+def skipped_reasons(result: Result) -> list[tuple[str, int]]:
     """Why tensors were not compared, the commonest first."""
-    reasons = [item.reason for item in result.skipped if label in (None, item.model)]
-    return Counter(reasons).most_common()
+    return Counter(item.reason for item in result.skipped).most_common()
 
 
 def failures(result: Result) -> list[tuple[str, str, str]]:

@@ -109,9 +109,13 @@ def _adapter(folder: Path) -> AdapterFiles:
     path = folder / ADAPTER_WEIGHTS
     config = read_object(folder / ADAPTER_CONFIG)
     if not path.is_file():
-        pickle = folder / "adapter_model.bin"
-        found = "adapter_model.bin is a torch pickle, which is not supported yet" if pickle.exists() else "is missing"
-        raise CheckpointError(f"{folder}: {ADAPTER_WEIGHTS} {found}" if not pickle.exists() else f"{folder}: {found}")
+        is_pickle = (folder / "adapter_model.bin").exists()
+        why = (
+            "adapter_model.bin is a torch pickle, which is not supported yet"
+            if is_pickle
+            else f"{path.name} is missing"
+        )
+        raise CheckpointError(f"{folder}: {why}")
     return AdapterFiles(config, _single(folder, path))
 
 

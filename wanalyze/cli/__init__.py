@@ -110,7 +110,7 @@ def _reader_left() -> int:
 
 def _bug(error: Exception, arguments: Sequence[str]) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        click.echo("wanalyze: no space left on the device; nothing was written", err=True)
+        click.echo("wanalyze: no space left on the device", err=True)
         return ExitCode.unreadable
     if {"-v", "--verbose"} & set(arguments):
         traceback.print_exc()

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import zip_longest
 
 import torch
@@ -59,7 +60,7 @@ class Plan:
     options: Options
     device: torch.device
 
-    @property
+    @cached_property
     def matrices(self) -> list[tuple[str, list[tuple[Tuned, Pair]]]]:
         """For each matrix of the base, in reading order, what it is compared with."""
         jobs: dict[str, list[tuple[Tuned, Pair]]] = {}
@@ -77,7 +78,9 @@ class Plan:
     def bytes_to_read(self) -> int:
         """Bytes of matrices that will be read, each once."""
         entries = {pair.base.name: pair.base.size for _, jobs in self.matrices for _, pair in jobs if pair.tuned}
-        return sum(entries.values()) + sum(_tuned_bytes(pair) for _, jobs in self.matrices for _, pair in jobs)
+        return sum(entries.values()) + sum(
+            pair.tuned.size for _, jobs in self.matrices for _, pair in jobs if pair.tuned
+        )
 
 
 def plan(base: Reference, tuned: Sequence[Reference], options: Options) -> Plan:
@@ -138,12 +141,6 @@ def _device(name: str) -> torch.device:
 
 def cost_of(pair: Pair) -> int:
     return math.prod(pair.shape) * min(pair.shape) if pair.tuned is not None else 0
-
-
-def _tuned_bytes(pair: Pair) -> int:
-    if pair.tuned is None:
-        return 0
-    return pair.tuned.size
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:

@@ -56,7 +56,8 @@ class Collected:
                 self.arrays[key] = np.array(cosines, dtype=np.float64).reshape(-1, 2)
 
 
-def measured_module(label: str, pair: Pair, place: Place, found: Measurement) -> Module:
+def module(label: str, pair: Pair, place: Place, found: Measurement, failure: str | None = None) -> Module:
+    changed = Status.measured if found.changed else Status.unchanged
     return Module(
         model=label,
         name=pair.name,
@@ -64,8 +65,8 @@ def measured_module(label: str, pair: Pair, place: Place, found: Measurement) ->
         kind=place.kind,
         shape=list(pair.shape),
         dtype=_dtype(pair),
-        status=Status.measured if found.changed else Status.unchanged,
-        reason=pair.note,
+        status=Status.failed if failure else changed,
+        reason=failure or pair.note,
         metrics=_tidy(found.metrics),
         missing=dict(found.missing),
         max_cosine_left=_enclosures(found.left),
@@ -73,21 +74,6 @@ def measured_module(label: str, pair: Pair, place: Place, found: Measurement) ->
         matched_left=list(found.left.matched),
         matched_right=list(found.right.matched),
         ambiguous=[*_ambiguities(found.left), *_ambiguities(found.right)],
-    )
-
-
-def failed_module(label: str, pair: Pair, place: Place, reason: str) -> Module:
-    return Module(
-        model=label,
-        name=pair.name,
-        layer=place.layer,
-        kind=place.kind,
-        shape=list(pair.shape),
-        dtype=_dtype(pair),
-        status=Status.failed,
-        reason=reason,
-        metrics=dict.fromkeys(measure.COMPUTE),
-        missing=dict.fromkeys(measure.COMPUTE, "the matrix could not be measured"),
     )
 
 

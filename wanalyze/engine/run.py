@@ -14,7 +14,7 @@ from wanalyze import measure
 from wanalyze.checkpoints import TensorEntry
 from wanalyze.engine.heap import trim
 from wanalyze.engine.plan import Plan, cost_of
-from wanalyze.engine.record import Collected, failed_module, measured_module, result_of, vector
+from wanalyze.engine.record import Collected, module, result_of, vector
 from wanalyze.errors import NumericsError
 from wanalyze.measure import Base, Measurement, Scope
 from wanalyze.naming import places
@@ -51,11 +51,11 @@ def run(plan: Plan, progress: Progress = lambda step: None) -> Result:
             for tuned, pair in jobs:
                 progress(Step(name, done, total))
                 try:
-                    found = _measured(pair, bench, scope)
-                    record = measured_module(tuned.label, pair, places_of[name], found)
-                    collected.add(record, found.spectra, variant=pair.rows is not None)
+                    found, failure = _measured(pair, bench, scope), None
                 except NumericsError as error:
-                    collected.modules.append(failed_module(tuned.label, pair, places_of[name], str(error)))
+                    found, failure = measure.unmeasurable(), str(error)
+                record = module(tuned.label, pair, places_of[name], found, failure)
+                collected.add(record, found.spectra, variant=pair.rows is not None)
                 done += cost_of(pair)
             del bench
             trim()

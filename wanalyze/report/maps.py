@@ -12,7 +12,7 @@ from wanalyze.report.scale import Scale, counts, logarithmic
 from wanalyze.result import Module, Result
 from wanalyze.wording import number
 
-_CELL, _GAP = 18, 1
+CELL, TOP, _GAP = 18, 16, 1  # pixels; TOP leaves room for the layers' numbers
 _MOST_KINDS, _MOST_LAYERS = 40, 256
 _LONGEST_LABEL = 40  # characters
 _LABEL_WIDTH = 7  # pixels per character
@@ -128,9 +128,9 @@ def _strip(
     for module in modules:
         here[module.kind, module.layer].append(module)
     left = _LABEL_WIDTH * min(_LONGEST_LABEL, max((len(kind) for kind in kinds), default=0)) + 8
-    pitch = _CELL + _GAP
+    pitch = CELL + _GAP
     cells = [
-        _cell(here[kind, layer], key, scale, left + column * pitch, 16 + row * pitch, f"layer {layer} {kind}")
+        _cell(here[kind, layer], key, scale, left + column * pitch, TOP + row * pitch, f"layer {layer} {kind}")
         for row, kind in enumerate(kinds)
         for column, layer in enumerate(layers)
         if (kind, layer) in here
@@ -140,14 +140,14 @@ def _strip(
         model=model,
         method=method,
         cells=cells,
-        rows=[(16 + row * pitch + _CELL // 2, kind[:_LONGEST_LABEL]) for row, kind in enumerate(kinds)],
+        rows=[(TOP + row * pitch + CELL // 2, kind[:_LONGEST_LABEL]) for row, kind in enumerate(kinds)],
         columns=[
-            (left + column * pitch + _CELL // 2, str(layer))
+            (left + column * pitch + CELL // 2, str(layer))
             for column, layer in enumerate(layers)
             if column % every == 0
         ],
         width=left + len(layers) * pitch,
-        height=16 + len(kinds) * pitch,
+        height=TOP + len(kinds) * pitch,
         left=left,
         complete=len(cells) == len(kinds) * len(layers),
     )

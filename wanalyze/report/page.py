@@ -11,8 +11,7 @@ from markupsafe import Markup
 
 from wanalyze import wording
 from wanalyze.metrics import METRICS
-from wanalyze.report.maps import cut_from_maps, metric_maps, outside_the_stack
-from wanalyze.report.scale import RAMP
+from wanalyze.report.maps import CELL, TOP, cut_from_maps, metric_maps, outside_the_stack
 from wanalyze.result import Module, Result, Status
 
 TABLE_ROWS = 250  # per page; all rows are in modules.csv
@@ -42,7 +41,8 @@ def page(result: Result) -> str:
             verdict=wording.verdict(result),
             evidence=wording.evidence(result),
             maps=metric_maps(result),
-            ramp=RAMP,
+            cell_size=CELL,
+            map_top=TOP,
             outside=outside_the_stack(result),
             cut=cut_from_maps(result),
             rows=rows[:TABLE_ROWS],
