@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.matrices import SHAPES, SPECTRA, orthonormal, shaped, with_spectrum
 from wanalyze.operators import Dense, LowRank
 from wanalyze.spectra import ranks
-from wanalyze.spectra.decomposition import EPS, decompose, singular_values
-from wanalyze.spectra.overlaps import BASE_SEPARATION, overlaps
+from wanalyze.spectra.decomposition import EPS, decompose
+from wanalyze.spectra.deflation import singular_values
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -106,83 +106,3 @@ def test_ranks_take_batches() -> None:
     assert ranks.numerical_rank(values, 1e-9).tolist() == [2, 3]
     assert ranks.energy_rank(values, 0.9).tolist() == [2, 3]
     assert ranks.stable_rank(values).tolist() == [1.25, 3.0]
-
-
-# --- overlaps ---
-
-
-def pairs() -> list[tuple[str, torch.Tensor, torch.Tensor]]:
-    found = []
-    for name in ("flat", "power law", "steep", "deficient"):
-        for rows, columns in ((30, 30), (45, 20), (20, 45)):
-            base = shaped(name, rows, columns)
-            noise = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-            spike = torch.outer(orthonormal(rows, 1, seed=8)[:, 0], orthonormal(columns, 1, seed=9)[:, 0])
-            found.extend(
-                (f"{name} noise {size} {rows}x{columns}", base, base + size * base.norm() * noise / noise.norm())
-                for size in (1e-3, 0.1)
-            )
-            found.append((f"{name} spike {rows}x{columns}", base, base + 1.5 * base.norm() * spike))
-    return found
-
-
-@pytest.mark.parametrize(("base", "tuned"), [pair[1:] for pair in pairs()], ids=[pair[0] for pair in pairs()])
-def test_enclosures_hold_lapacks_cosines(base: torch.Tensor, tuned: torch.Tensor) -> None:
-    k = 5
-    left, right = overlaps(decompose(Dense(tuned)), decompose(Dense(base)), k=k)
-    u0, s0, v0 = torch.linalg.svd(base, full_matrices=False)
-    u1, _, v1 = torch.linalg.svd(tuned, full_matrices=False)
-    real = s0 > BASE_SEPARATION * s0[0]  # a null direction is no singular vector
-    for side, base_vectors, tuned_vectors in ((left, u0, u1), (right, v0.mT, v1.mT)):
-        cosine = (base_vectors[:, real].mT @ tuned_vectors[:, :k]).abs().amax(0)
-        assert (side.low - 1e-9 <= cosine).all()
-        assert (cosine <= side.high + 1e-9).all()
-        assert (side.high - side.low).max() < 0.02
-
-
-def test_transposition_swaps_the_sides() -> None:
-    base, tuned = shaped("power law", 20, 14), shaped("power law", 20, 14) + 0.1 * shaped("flat", 20, 14)
-    left, right = overlaps(decompose(Dense(tuned)), decompose(Dense(base)), k=4)
-    swapped = overlaps(decompose(Dense(tuned.mT)), decompose(Dense(base.mT)), k=4)
-    assert torch.allclose(left.low, swapped[1].low, atol=1e-9)
-    assert torch.allclose(right.high, swapped[0].high, atol=1e-9)
-
-
-def test_the_base_matches_itself() -> None:
-    base = decompose(Dense(shaped("power law", 18, 25)))
-    for side in overlaps(base, base, k=10):
-        assert (side.low > 1 - 1e-6).all()
-        assert side.matched.tolist() == list(range(10))
-
-
-def test_overlaps_of_a_batch_are_a_loop() -> None:
-    base = torch.stack([shaped(name, 12, 9) for name in ("flat", "power law")])
-    tuned = base + 0.2 * shaped("flat", 12, 9).flip(0)
-    together = overlaps(decompose(Dense(tuned)), decompose(Dense(base)), k=3)
-    for i in range(2):
-        alone = overlaps(decompose(Dense(tuned[i])), decompose(Dense(base[i])), k=3)
-        assert torch.equal(together[0].low[i], alone[0].low)
-        assert torch.equal(together[1].high[i], alone[1].high)
-
-
-def test_a_multiple_value_of_the_base_encloses_every_basis() -> None:
-    values = torch.tensor([3.0, 2.0, 2.0, 2.0, 1.0], dtype=torch.float64)
-    left, right = orthonormal(9, 5, seed=1), orthonormal(7, 5, seed=2)
-    base = (left * values) @ right.mT
-    inside = torch.nn.functional.normalize(left[:, 1:4] @ torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64), dim=0)
-    tuned = 50 * torch.outer(inside, orthonormal(7, 1, seed=5)[:, 0])
-    found, _ = overlaps(decompose(Dense(tuned)), decompose(Dense(base)), k=1)
-    assert found.high[0] == pytest.approx(1.0)
-    assert found.low[0] == pytest.approx(1 / math.sqrt(3))
-    assert found.matched[0] == -1
-
-
-def test_unseparated_vectors_of_the_tuned_have_only_a_subspace() -> None:
-    tuned = with_spectrum(torch.tensor([2.0, 2.0, 1.0], dtype=torch.float64), 8, 8, seed=3)
-    base = shaped("power law", 8, 8)
-    found, _ = overlaps(decompose(Dense(tuned)), decompose(Dense(base)), k=3)
-    assert found.group.tolist() == [0, 0, 1]
-    assert found.low[:2].tolist() == [0.0, 0.0]
-    u1, u0 = torch.linalg.svd(tuned)[0][:, :2], torch.linalg.svd(base)[0]
-    assert found.high[0] == pytest.approx(torch.linalg.vector_norm(u1.mT @ u0, dim=0).max().item(), abs=1e-6)
-    assert found.low[2] > 0

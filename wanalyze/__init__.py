@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from wanalyze.version import VERSION as __version__
 
@@ -51,6 +51,8 @@ def plan(
     device: str = "auto",
     jobs: int | None = None,
     allow_unmatched: bool = False,
+    precision: Literal["exact", "fast"] = "exact",
+    cache: bool = True,
 ) -> Plan:
     """What `compare` with the same arguments would do, from headers alone."""
     from wanalyze import checkpoints, engine
@@ -64,6 +66,8 @@ def plan(
         device=device,
         jobs=jobs,
         allow_unmatched=allow_unmatched,
+        precision=precision,
+        cache=cache,
     )
     return engine.plan(references[0], references[1:], options)
 
@@ -79,6 +83,8 @@ def compare(
     device: str = "auto",
     jobs: int | None = None,
     allow_unmatched: bool = False,
+    precision: Literal["exact", "fast"] = "exact",
+    cache: bool = True,
     progress: Callable[[Step], None] | None = None,
 ) -> Result:
     """Measure what was made from `base`; each of `tuned` is `[label=]PATH` of a checkpoint or adapter.
@@ -101,6 +107,8 @@ def compare(
         device=device,
         jobs=jobs,
         allow_unmatched=allow_unmatched,
+        precision=precision,
+        cache=cache,
     )
     found = engine.run(prepared, progress or _silent)
     if output is not None:

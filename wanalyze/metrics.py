@@ -21,10 +21,6 @@ class Metric:
     limits: str
 
 
-_NOISE = (
-    "Not measured yet: the edge below which rounding to the storage dtype explains a singular value "
-    "is computed by a later version."
-)
 _ROUNDING = (
     "A merged or fully fine-tuned checkpoint stored in bf16 carries rounding in ΔW; where ‖ΔW‖ is below "
     "about 1 % of ‖W0‖ that rounding is spread over all directions and raises this number."
@@ -133,9 +129,11 @@ _TABLE = (
         "noise_edge",
         "rounding edge",
         "singular value",
-        "The upper edge of the singular values of ΔW that rounding to the storage dtype alone explains.",
-        "wanalyze",
-        _NOISE,
+        "The largest singular value that rounding W1 to its storage dtype explains: that of one matrix of "
+        "spacing(w1) · U(−½, ½) with a fixed seed, times 1 + 2 min(m, n)^(−⅔) for its fluctuation.",
+        "wanalyze; for noise of unequal variance see Landa and Kluger, arXiv 2306.11263",
+        "An upper edge: where most changes are smaller than the spacing (‖ΔW‖ below about 1 % of ‖W0‖ in bf16) they "
+        "are swallowed rather than rounded, and the noise is smaller than this and not independent of ΔW.",
     ),
     Metric(
         "signal_rank",
@@ -143,7 +141,29 @@ _TABLE = (
         "directions",
         "How many σ of ΔW lie above noise_edge.",
         "wanalyze",
-        _NOISE,
+        "Recovers the rank of a merged adapter where ‖ΔW‖ is about 1 % of ‖W0‖ and more (bf16); below, weak "
+        "directions drown. See merged_rank.",
+    ),
+    Metric(
+        "merged_rank",
+        "rank of a merged adapter",
+        "directions",
+        "The smallest r for which some ΔW of rank r, added to W0 and rounded to the storage dtype, gives W1 in every "
+        "entry (to 1e-4 of the widths of the rounding intervals), if r − 1 fits at least 40 · 1024 / n times worse, n "
+        "the short side of what is fitted.",
+        "wanalyze: box consistency; low-rank recovery from quantised entries, arXiv 2310.03224",
+        "Tried where signal_rank is at least 1 and at most 128 and an eighth of the short side. Of a matrix larger "
+        "than 1024 x 1024 a random part of that size is fitted: an estimate. Null where the weights do not single out "
+        "a rank (information-limited), which is common for small updates with a decaying spectrum.",
+    ),
+    Metric(
+        "merged_sharpness",
+        "how surely that rank",
+        "ratio",
+        "The misfit at rank r − 1 over that at r, r the smallest rank that fits; from 40 · 1024 / n on, n the short "
+        "side of what is fitted, the rank is identified.",
+        "wanalyze: box consistency",
+        "A ratio of misfits, not a probability.",
     ),
     Metric(
         "changed_fraction",
@@ -160,7 +180,7 @@ _TABLE = (
         f"How many left singular vectors u_i of W1 have {_INTRUDER}.",
         _PAPER,
         "A count of certain cases: a vector listed in `ambiguous` is counted neither way. Directions of W0 with "
-        "σ < 1e-9 σ₁ are null space, not singular vectors. Not normalised by "
+        "σ < 1e-7 σ₁ are null space, not singular vectors. Not normalised by "
         "the number of matrices, so totals of different models are not comparable.",
     ),
     Metric(
@@ -225,7 +245,7 @@ _COSINES = (
         "[low, high]",
         "For each of the top k left singular vectors u_i of W1, an enclosure of max over all j of |cos(u_i, u_j(W0))|.",
         f"{_PAPER}; the error bar is Davis and Kahan's",
-        "Directions of W0 with σ < 1e-9 σ₁ are null space, not singular vectors.",
+        "Directions of W0 with σ < 1e-7 σ₁ are null space, not singular vectors.",
     ),
     Metric(
         "max_cosine_right",
@@ -233,7 +253,7 @@ _COSINES = (
         "[low, high]",
         "The same for the right singular vectors.",
         f"{_PAPER}, applied to the input side; the error bar is Davis and Kahan's",
-        "Directions of W0 with σ < 1e-9 σ₁ are null space, not singular vectors.",
+        "Directions of W0 with σ < 1e-7 σ₁ are null space, not singular vectors.",
     ),
     *(
         Metric(

@@ -17,26 +17,27 @@ class Holds(Enum):
 
 @dataclass(frozen=True)
 class DType:
-    """`name` is torch's; `eps` the spacing of numbers at 1, None where there is none."""
+    """`name` is torch's; `eps` the spacing of numbers at 1, `smallest` the smallest normal one, None where none is."""
 
     name: str
     bits: int
     holds: Holds
     eps: float | None = None
+    smallest: float | None = None
 
 
-def _real(name: str, bits: int, mantissa: int) -> DType:
-    return DType(name, bits, Holds.real, 2.0**-mantissa)
+def _real(name: str, bits: int, mantissa: int, exponent: int) -> DType:
+    return DType(name, bits, Holds.real, 2.0**-mantissa, 2.0**exponent)
 
 
 DTYPES: MappingProxyType[str, DType] = MappingProxyType(
     {
-        "F64": _real("float64", 64, 52),
-        "F32": _real("float32", 32, 23),
-        "F16": _real("float16", 16, 10),
-        "BF16": _real("bfloat16", 16, 7),
-        "F8_E4M3": _real("float8_e4m3fn", 8, 3),
-        "F8_E5M2": _real("float8_e5m2", 8, 2),
+        "F64": _real("float64", 64, 52, -1022),
+        "F32": _real("float32", 32, 23, -126),
+        "F16": _real("float16", 16, 10, -14),
+        "BF16": _real("bfloat16", 16, 7, -126),
+        "F8_E4M3": _real("float8_e4m3fn", 8, 3, -6),
+        "F8_E5M2": _real("float8_e5m2", 8, 2, -14),
         **{
             code: DType(name, bits, Holds.integer)
             for code, name, bits in (

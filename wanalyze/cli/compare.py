@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 @click.option("--epsilon", default=0.5, show_default=True, help="Below this |cosine| a vector is an intruder.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--jobs", type=int, help="Threads.  [default: one per core; one if all matrices are small]")
+@click.option(
+    "--precision",
+    type=click.Choice(["exact", "fast"]),
+    default="exact",
+    show_default=True,
+    help="fast: products in float32, for GPUs slow in float64; every number is an estimate.",
+)
+@click.option(
+    "--cache/--no-cache", default=True, help="Keep the spectrum of the base for the next run.  [default: keep]"
+)
 @click.option("--allow-unmatched", is_flag=True, help="Leave out adapter modules the base has no weight for.")
 @click.option("--dry-run", is_flag=True, help="Print what would be read and stop.")
 @options.quiet

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
+from typing import Literal
 
 import torch
 
@@ -30,6 +31,8 @@ class Options:
     device: str = "auto"
     jobs: int | None = None
     allow_unmatched: bool = False
+    precision: Literal["exact", "fast"] = "exact"
+    cache: bool = True
 
 
 @dataclass(frozen=True)

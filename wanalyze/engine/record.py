@@ -56,7 +56,9 @@ class Collected:
                 self.arrays[key] = np.array(cosines, dtype=np.float64).reshape(-1, 2)
 
 
-def module(label: str, pair: Pair, place: Place, found: Measurement, failure: str | None = None) -> Module:
+def module(
+    label: str, pair: Pair, place: Place, found: Measurement, failure: str | None = None, note: str | None = None
+) -> Module:
     changed = Status.measured if found.changed else Status.unchanged
     return Module(
         model=label,
@@ -66,7 +68,7 @@ def module(label: str, pair: Pair, place: Place, found: Measurement, failure: st
         shape=list(pair.shape),
         dtype=_dtype(pair),
         status=Status.failed if failure else changed,
-        reason=failure or pair.note,
+        reason=failure or "; ".join(filter(None, (pair.note, note))) or None,
         metrics=_tidy(found.metrics),
         missing=dict(found.missing),
         max_cosine_left=_enclosures(found.left),
@@ -100,6 +102,7 @@ def result_of(plan: Plan, collected: Collected) -> Result:
             only=list(plan.options.selection.only),
             skip=list(plan.options.selection.skip),
             device=plan.device.type,
+            precision="float32" if plan.options.precision == "fast" else "float64",
         ),
         base=Source(ref=_public(plan.reference.path), files=_files(plan.base)),
         models=[_model(tuned, collected) for tuned in plan.tuned],

@@ -1,26 +1,31 @@
-"""Many pairs: what is read when, in which order, on which device."""
+"""Many pairs: what is read when, in which batches, on which device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from wanalyze import measure
 from wanalyze.checkpoints import TensorEntry
+from wanalyze.engine import bases
+from wanalyze.engine.batches import Unit, batches
+from wanalyze.engine.cache import Cache, default_folder, default_limit
 from wanalyze.engine.heap import trim
-from wanalyze.engine.plan import Plan, cost_of
+from wanalyze.engine.plan import Plan
 from wanalyze.engine.record import Collected, module, result_of, vector
 from wanalyze.errors import NumericsError
-from wanalyze.measure import Base, Measurement, Scope
+from wanalyze.measure import Base, Measurement, Scope, Stored
 from wanalyze.naming import places
 from wanalyze.operators import LowRank
 from wanalyze.pairing import Pair
 from wanalyze.result import Result, Vector
+from wanalyze.spectra.rounding import Grid
 
 
 @dataclass(frozen=True)
@@ -35,33 +40,30 @@ class Step:
 # Up to this short side a second thread gains less than a tenth of a run, and costs a factor of ten and more where
 # another process wants the core: its pool waits by spinning.
 _SMALL = 512
+_CPU = torch.device("cpu")
+_MOVED = "measured on the CPU: the GPU ran out of memory"
 
 Progress: TypeAlias = Callable[[Step], None]
+Outcome: TypeAlias = Measurement | NumericsError
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 def run(plan: Plan, progress: Progress = lambda step: None) -> Result:
-    """Measure every pair of the plan, one matrix of the base at a time."""
-    scope = Scope(plan.options.top_k, plan.options.epsilon)
-    matrices, total, done = plan.matrices, plan.cost, 0
-    places_of = places(name for name, _ in matrices)
-    collected = Collected()
+    """Measure every pair of the plan, matrices of one shape together."""
+    bench = _Bench(plan, _cache(plan), progress)
     with _threads(plan):
-        for name, jobs in matrices:
-            bench = _Bench(plan.device)
-            for tuned, pair in jobs:
-                progress(Step(name, done, total))
-                try:
-                    found, failure = _measured(pair, bench, scope), None
-                except NumericsError as error:
-                    found, failure = measure.unmeasurable(), str(error)
-                record = module(tuned.label, pair, places_of[name], found, failure)
-                collected.add(record, found.spectra, variant=pair.rows is not None)
-                done += cost_of(pair)
-            del bench
+        for batch in _read_ahead(batches(plan), plan.device):
+            bench.measure(batch)
             trim()
-        collected.vectors += [_vector(tuned.label, pair) for tuned in plan.tuned for pair in tuned.pairing.vectors]
-    progress(Step("", total, total))
+    collected = bench.collected()
+    collected.vectors += [_vector(tuned.label, pair) for tuned in plan.tuned for pair in tuned.pairing.vectors]
+    progress(Step("", plan.cost, plan.cost))
     return result_of(plan, collected)
+
+
+def _cache(plan: Plan) -> Cache | None:
+    return Cache(default_folder(), default_limit()) if plan.options.cache else None
 
 
 @contextmanager
@@ -76,47 +78,160 @@ def _threads(plan: Plan) -> Iterator[None]:
 
 
 @dataclass
+class _Matrix:
+    """A unit and its tensors, read when they are needed or, for a GPU, ahead of that."""
+
+    unit: Unit
+    _base: Tensor | None = None
+    _tuned: dict[int, Tensor | LowRank] = field(default_factory=dict)
+
+    @property
+    def is_touched(self) -> bool:
+        return any(pair.tuned is not None for _, pair in self.unit.jobs)
+
+    def read_base(self) -> Tensor:
+        return self.unit.pair.base.read() if self._base is None else self._base
+
+    def take(self, job: int) -> Tensor | LowRank:
+        """What a job compares with the base."""
+        source = self.unit.jobs[job][1].tuned
+        assert source is not None
+        return self._tuned[job] if job in self._tuned else source.read()
+
+    def fill(self) -> None:
+        """Into pinned memory, from which a GPU copies while it works."""
+        if self.is_touched:
+            self._base = self.read_base().pin_memory()
+        for job, (_, pair) in enumerate(self.unit.jobs):
+            if pair.tuned is not None:
+                read = pair.tuned.read()
+                self._tuned[job] = read.pin_memory() if isinstance(read, Tensor) else read
+
+
+class _Found(NamedTuple):
+    unit: Unit
+    job: int
+    outcome: Outcome
+    note: str | None
+
+
+def _read_ahead(source: Iterable[list[Unit]], device: torch.device) -> Iterator[list[_Matrix]]:
+    """Batches with, on a GPU, the next one being read while one is worked on."""
+    opened = ([_Matrix(unit) for unit in units] for units in source)
+    if device.type != "cuda":
+        yield from opened
+        return
+    with ThreadPoolExecutor(1) as reader:
+        waiting = None
+        for batch in opened:
+            following = reader.submit(_filled, batch)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _filled(batch: list[_Matrix]) -> list[_Matrix]:
+    for matrix in batch:
+        matrix.fill()
+    return batch
+
+
 class _Bench:
-    """One matrix of the base: read once, prepared once for each way it is looked at."""
+    """Where batches become records."""
 
-    device: torch.device
-    _stored: Tensor | None = None
-    _prepared: dict[tuple[bool, int | None], Base | NumericsError] = field(default_factory=dict)
+    def __init__(self, plan: Plan, cache: Cache | None, progress: Progress) -> None:
+        self.plan, self.cache, self.progress = plan, cache, progress
+        dtype = torch.float32 if plan.options.precision == "fast" else torch.float64
+        self.scope = Scope(plan.options.top_k, plan.options.epsilon, dtype)
+        self.done = 0
+        self.found: dict[tuple[int, int], _Found] = {}
 
-    def base(self, pair: Pair) -> Base:
-        key = (pair.transposed, pair.rows)
-        if key not in self._prepared:
-            if self._stored is None:
-                self._stored = pair.base.read()
-            try:
-                self._prepared[key] = measure.prepare(_oriented(self._stored, pair).to(self.device))
-            except NumericsError as error:
-                self._prepared[key] = error
-        found = self._prepared[key]
-        if isinstance(found, NumericsError):
-            raise found
-        return found
+    def measure(self, batch: Sequence[_Matrix]) -> None:
+        """All jobs of a batch; out of GPU memory, in halves, and in the end on the CPU."""
+        try:
+            self._measure(batch, self.plan.device)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            if len(batch) > 1:
+                half = len(batch) // 2
+                self.measure(batch[:half])
+                self.measure(batch[half:])
+            else:
+                self._measure(batch, _CPU, _MOVED)
 
-    def tuned(self, entry: TensorEntry, pair: Pair) -> Tensor:
-        return _oriented(entry.read(), pair).to(self.device)
+    def collected(self) -> Collected:
+        """Records in reading order, whatever the order of the batches was."""
+        places_of = places(name for name, _ in self.plan.matrices)
+        collected = Collected()
+        for key in sorted(self.found):
+            unit, job, outcome, note = self.found[key]
+            tuned, pair = unit.jobs[job]
+            failed = isinstance(outcome, NumericsError)
+            measurement = measure.unmeasurable() if isinstance(outcome, NumericsError) else outcome
+            record = module(
+                tuned.label, pair, places_of[unit.name], measurement, str(outcome) if failed else None, note
+            )
+            collected.add(record, measurement.spectra, variant=pair.rows is not None)
+        return collected
+
+    def _measure(self, batch: Sequence[_Matrix], device: torch.device, note: str | None = None) -> None:
+        self.progress(Step(batch[0].unit.name, self.done, self.plan.cost))
+        ready = self._bases([matrix for matrix in batch if matrix.is_touched], device)
+        for job in range(max(len(matrix.unit.jobs) for matrix in batch)):
+            for matrix, outcome in self._outcomes([m for m in batch if job < len(m.unit.jobs)], job, ready, device):
+                self.found[matrix.unit.index, job] = _Found(matrix.unit, job, outcome, note)
+        self.done += sum(matrix.unit.cost for matrix in batch)
+
+    def _bases(self, batch: Sequence[_Matrix], device: torch.device) -> dict[int, Base | NumericsError]:
+        def prepared(some: Sequence[_Matrix]) -> list[Base]:
+            stored, pairs = [matrix.read_base() for matrix in some], [matrix.unit.pair for matrix in some]
+            return bases.prepare(stored, pairs, self.scope, device, self.cache)
+
+        indices = [matrix.unit.index for matrix in batch]
+        return dict(zip(indices, _each(prepared, batch), strict=True))
+
+    def _outcomes(
+        self, batch: Sequence[_Matrix], job: int, ready: Mapping[int, Base | NumericsError], device: torch.device
+    ) -> Iterator[tuple[_Matrix, Outcome]]:
+        waiting: list[tuple[_Matrix, Base, Stored | LowRank]] = []
+        for matrix in batch:
+            _, pair = matrix.unit.jobs[job]
+            m, n = pair.shape
+            source, base = pair.tuned, ready.get(matrix.unit.index)
+            if source is None or base is None:
+                yield matrix, measure.untouched((m, n), self.scope)
+            elif isinstance(base, NumericsError):
+                yield matrix, base
+            else:
+                waiting.append((matrix, base, _operand(matrix.take(job), pair, device)))
+        for same in ([item for item in waiting if isinstance(item[2], kind)] for kind in (Stored, LowRank)):
+            yield from zip((item[0] for item in same), _each(self._compared, same), strict=True)
+
+    def _compared(self, some: Sequence[tuple[_Matrix, Base, Stored | LowRank]]) -> list[Measurement]:
+        return measure.compare([item[1] for item in some], [item[2] for item in some], self.scope)
 
 
-def _oriented(tensor: Tensor, pair: Pair) -> Tensor:
-    tensor = tensor.mT.contiguous() if pair.transposed else tensor
-    return tensor if pair.rows is None else tensor[: pair.rows]
+def _each(work: Callable[[Sequence[In]], Sequence[Out]], items: Sequence[In]) -> list[Out | NumericsError]:
+    """`work` on all items at once; if one of them cannot be done, on each alone, so that the others can."""
+    try:
+        return [*work(items)] if items else []
+    except NumericsError as error:
+        if len(items) == 1:
+            return [error]
+        return [found for item in items for found in _each(work, [item])]
 
 
-def _measured(pair: Pair, bench: _Bench, scope: Scope) -> Measurement:
-    m, n = pair.shape
-    if pair.tuned is None:
-        return measure.untouched((m, n), scope)
-    base = bench.base(pair)
-    if isinstance(pair.tuned, TensorEntry):
-        eps = max(pair.base.dtype.eps or 0.0, pair.tuned.dtype.eps or 0.0)
-        return measure.measure_tuned(base, bench.tuned(pair.tuned, pair), scope, eps=eps)
-    update = pair.tuned.read()
-    left, right = update.left.to(bench.device), update.right.to(bench.device)
-    return measure.measure_update(base, LowRank(left, right, update.scale), scope)
+def _operand(read: Tensor | LowRank, pair: Pair, device: torch.device) -> Stored | LowRank:
+    if isinstance(read, LowRank):
+        return LowRank(read.left.to(device), read.right.to(device), read.scale)
+    entry = pair.tuned
+    assert isinstance(entry, TensorEntry)
+    eps = max(pair.base.dtype.eps or 0.0, entry.dtype.eps or 0.0)
+    dtype = entry.dtype
+    grid = Grid(dtype.eps, dtype.smallest) if dtype.eps and dtype.smallest and dtype.bits < 64 else None
+    return Stored(bases.oriented(read.to(device), pair), eps, grid)
 
 
 def _vector(label: str, pair: Pair) -> Vector:

@@ -36,13 +36,13 @@ class Tool(Record):
 
 
 class Settings(Record):
-    """What the numbers depend on, beside the files."""
+    """What the numbers depend on, beside the files; of `precision` float32 all of them are estimates."""
 
     top_k: int
     epsilon: float
     only: list[str] = []
     skip: list[str] = []
-    precision: Literal["float64"] = "float64"
+    precision: Literal["float64", "float32"] = "float64"
     device: str = "cpu"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -43,12 +44,13 @@ def decompose(matrix: Operator) -> Decomposition:
     return Decomposition(*(part.reshape(*batch, *part.shape[1:]) for part in (u, values, v)))
 
 
-def singular_values(matrix: Operator) -> Tensor:
-    """Singular values of `matrix` (..., m, n), descending, in float64.
+def power_of_two(size: float) -> float:
+    """The power of two next below `size`, 1 for 0: dividing by it changes no digit and keeps squares in range.
 
-    Length min(m, n); for `LowRank` min(m, n, r), the rest being zero.
+    >>> power_of_two(5.0)
+    4.0
     """
-    return decompose(matrix).values
+    return math.ldexp(1.0, math.frexp(size)[1] - 1) if size else 1.0
 
 
 def _low_rank(matrix: LowRank) -> Decomposition:
@@ -60,8 +62,7 @@ def _low_rank(matrix: LowRank) -> Decomposition:
 
 
 def _one(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    # By a power of two, which changes no digit: the squares of very large or small entries stay in range.
-    scale = torch.ldexp(matrix.new_ones(()), torch.frexp(matrix.abs().amax()).exponent - 1)
+    scale = power_of_two(matrix.abs().amax().item())
     scaled = matrix / scale
     if matrix.shape[0] < matrix.shape[1]:
         v, values, u = _tall(scaled.mT)

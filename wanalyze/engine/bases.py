@@ -1,0 +1,50 @@
+"""Matrices of the base, prepared once: read, turned, and looked up in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wanalyze import measure
+from wanalyze.engine.cache import Cache, key_of
+from wanalyze.measure import Base, Scope
+from wanalyze.pairing import Pair
+from wanalyze.spectra.prepared import arrays_of, shapes_of
+from wanalyze.spectra.values import SMALL
+
+# Part of every key: raise it when the numbers that are kept change in any digit.
+_RECIPE = "base/1"
+
+
+def oriented(tensor: Tensor, pair: Pair) -> Tensor:
+    """Rows as outputs, and as many of them as are compared."""
+    tensor = tensor.mT.contiguous() if pair.transposed else tensor
+    return tensor if pair.rows is None else tensor[: pair.rows]
+
+
+def prepare(
+    stored: Sequence[Tensor], pairs: Sequence[Pair], scope: Scope, device: torch.device, cache: Cache | None
+) -> list[Base]:
+    """Prepared matrices of one shape; the spectrum of each is taken from the cache or put there."""
+    if cache is None or min(pairs[0].shape) <= SMALL:
+        return measure.prepare(_placed(stored, pairs, device), scope)
+    keys = [_key(tensor, pair, scope, device) for tensor, pair in zip(stored, pairs, strict=True)]
+    m, n = pairs[0].shape
+    shapes = shapes_of((m, n), measure.leading_count(scope, (m, n)))
+    known = [cache.get(key, shapes) for key in keys]
+    bases = measure.prepare(_placed(stored, pairs, device), scope, known)
+    for key, base, entry in zip(keys, bases, known, strict=True):
+        if entry is None and base.prepared is not None:
+            cache.put(key, arrays_of(base.prepared))
+    return bases
+
+
+def _placed(stored: Sequence[Tensor], pairs: Sequence[Pair], device: torch.device) -> list[Tensor]:
+    return [oriented(tensor.to(device), pair) for tensor, pair in zip(stored, pairs, strict=True)]
+
+
+def _key(stored: Tensor, pair: Pair, scope: Scope, device: torch.device) -> str:
+    recipe = (_RECIPE, scope.top_k, scope.dtype, device.type, pair.transposed, pair.rows)
+    return key_of(stored, recipe=repr(recipe))

@@ -1,0 +1,54 @@
+"""Singular values down to float64's last digit of the largest, where one Gram matrix does not hold them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wanalyze.operators import LowRank, Operator, Sum
+from wanalyze.spectra.decomposition import EPS, decompose
+from wanalyze.spectra.triplets import leading_triplets
+from wanalyze.spectra.values import BACKWARD_ERROR, Spectrum, exact, from_gram, gram, scale_of, spectra
+
+_UNRESOLVED = 1e-7  # share of Σσ that may be rounding; above it the leading part is taken out first
+_KEPT = 1e-4  # of σ₁: what a Gram matrix resolves to 1e-7 of itself and better
+_ROUNDS = 5  # four decades each: beyond float64
+
+
+def singular_values(matrix: Operator) -> Tensor:
+    """All singular values of one matrix (m, n) in float64, descending, good to a few eps of the largest."""
+    return resolved(matrix, spectra([matrix])[0]).values
+
+
+def resolved(matrix: Operator, found: Spectrum, dtype: torch.dtype = torch.float64) -> Spectrum:
+    """`found`, or better where rounding of the Gram matrix is a visible share of Σσ.
+
+    An update that is low-rank but for the rounding of a float32 checkpoint is such a case: its leading triplets are
+    taken out, and what is left has its own Gram matrix. In a `dtype` below float64 nothing is gained by it.
+    """
+    return _resolved(matrix, found, _ROUNDS) if dtype == torch.float64 else found
+
+
+def _resolved(matrix: Operator, found: Spectrum, rounds: int) -> Spectrum:
+    if rounds == 0 or found.svd is not None or found.error.sum() <= _UNRESOLVED * found.values.sum():
+        return found
+    kept = int((found.values > _KEPT * found.values[0]).sum())
+    if kept > min(matrix.shape) // 8:
+        # Neither few directions nor one scale: take it apart by all its vectors.
+        return exact(decompose(matrix))
+    return _without_leading(matrix, found, kept, rounds)
+
+
+def _without_leading(matrix: Operator, found: Spectrum, kept: int, rounds: int) -> Spectrum:
+    """Keep the leading values; measure the others on what is left without their triplets."""
+    first = leading_triplets([matrix], kept, [found])[0]
+    rest = Sum(matrix, LowRank(first.u * first.values, first.v.mT), -1.0)
+    scale = scale_of(rest, torch.float64)
+    below = from_gram(torch.linalg.eigvalsh(gram(rest, scale)), scale)
+    below = _resolved(rest, below, rounds - 1)
+    floor = BACKWARD_ERROR * EPS * found.values[0]
+    values = torch.cat([first.values, below.values])[: len(found.values)]
+    error = torch.cat([first.residual, below.error])[: len(found.values)]
+    values, order = values.sort(descending=True, stable=True)
+    alive = values > max(matrix.shape) * EPS * values[0]
+    return Spectrum(torch.where(alive, values, 0.0), error[order] + floor)

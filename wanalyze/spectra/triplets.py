@@ -1,0 +1,192 @@
+"""The singular triplets with the largest values, each with a bound on its error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from wanalyze.operators import LowRank, Operator, Stack
+from wanalyze.spectra.decomposition import EPS, KEPT, decompose
+from wanalyze.spectra.krylov import RESIDUAL_FLOOR, Krylov, Ritz
+from wanalyze.spectra.values import BACKWARD_ERROR, SMALL, Spectrum
+
+_EXTRA = 6  # random directions beside those looked for; more of them save no pass (measured)
+_MULTIPLE = 8  # widths of blocks: thin products are quickest at multiples of it
+_MOST_STEPS = 40  # of a Krylov space before a matrix is taken apart as a whole
+_SHARE = 8  # of its triplets asked for, 1 in so many: from there on taking it apart is no slower
+
+
+@dataclass(frozen=True, eq=False)
+class Triplets:
+    """u (m, k), values (k), v (n, k) of one matrix, descending, all in float64.
+
+    `residual` (k) bounds |σ − σ_i| and ‖W v − σ u‖. `angle` (k) bounds, in radians and on both sides, the angle
+    between a vector and the exact one, or the exact subspace of its `group` (k): vectors that share a number
+    share a singular value as far as the asked separation goes.
+    """
+
+    u: Tensor
+    values: Tensor
+    v: Tensor
+    residual: Tensor
+    angle: Tensor
+    group: Tensor
+
+    def swapped(self) -> Triplets:
+        """Of the transposed matrix."""
+        return replace(self, u=self.v, v=self.u)
+
+
+def leading_triplets(
+    matrices: Sequence[Operator],
+    k: int,
+    spectra: Sequence[Spectrum],
+    *,
+    tolerance: float = 0.0,
+    separation: float = 1e-6,
+    together: bool = False,
+    start: Sequence[Tensor] | None = None,
+    most_steps: int = _MOST_STEPS,
+    settle: bool = True,
+    dtype: torch.dtype = torch.float64,
+) -> list[Triplets]:
+    """The first k triplets of each matrix (m, n), all of one shape, with all `angle` at most `tolerance`.
+
+    Block Golub-Kahan from random directions, or from `start` (m, any) and some random ones. The error is
+    a residual over a gap (Wedin 1972), the gaps come from the known `spectra`; a tolerance that float64 does not
+    reach ends where its rounding begins. What has not settled after `most_steps` is decomposed as a whole or, with
+    `settle` off, returned with the error it has. `together` asks for the space of all k only: one group.
+    """
+    few = min(matrices[0].shape)
+    if few <= SMALL or k > few // _SHARE or isinstance(matrices[0], LowRank):
+        return [_whole(*pair, k, separation, together) for pair in zip(matrices, spectra, strict=True)]
+    found: list[Triplets | None] = [None] * len(matrices)
+    active = list(range(len(matrices)))
+    krylov = Krylov(Stack(matrices), start_blocks(matrices, k, start, dtype))
+    most = min(krylov.most_steps, most_steps)
+    while active and krylov.steps < most:
+        krylov.step()
+        if krylov.steps < 2 or (krylov.steps > 10 and krylov.steps % 2 and krylov.steps < most):
+            continue
+        ritz = krylov.ritz()
+        done = []
+        for position, (i, pairs) in enumerate(zip(active, ritz, strict=True)):
+            group = _grouped(spectra[i].values, k, separation, together)
+            error = _error(pairs, k, group, spectra[i], matrices[i].shape, tolerance, dtype)
+            if error.settled or (krylov.steps == most and not settle):
+                found[i] = _triplets(krylov, position, pairs, k, error)
+                done.append(position)
+        keep = [position for position in range(len(active)) if position not in done]
+        active = [active[position] for position in keep]
+        if active:
+            krylov.keep(keep)
+    return [
+        _whole(matrix, spectrum, k, separation, together) if triplets is None else triplets
+        for matrix, spectrum, triplets in zip(matrices, spectra, found, strict=True)
+    ]
+
+
+def start_blocks(
+    matrices: Sequence[Operator], k: int, start: Sequence[Tensor] | None, dtype: torch.dtype, *, seed: int = 0
+) -> Tensor:
+    """(N, m, b) blocks that hold `start` and random directions: b is k and a few more."""
+    width = min(_width(k), min(matrices[0].shape) // 2)
+    generator = torch.Generator().manual_seed(seed)
+    device = matrices[0].columns(slice(0, 1), dtype).device
+    random = torch.randn(matrices[0].shape[0], width, generator=generator, dtype=torch.float64).to(device, dtype)
+    if start is None:
+        return random.expand(len(matrices), -1, -1)
+    return torch.stack([torch.cat([block.to(dtype), random], 1)[:, :width] for block in start])
+
+
+def _width(k: int) -> int:
+    return -(-(k + _EXTRA) // _MULTIPLE) * _MULTIPLE
+
+
+def groups(values: Tensor, separation: float, error: Tensor | None = None) -> Tensor:
+    """Number the values (r), descending: a new group starts after a gap of more than separation · σ₁.
+
+    With `error`, a gap must exceed the errors of the two values as well.
+    """
+    limit = separation * values[0] if error is None else (error[:-1] + error[1:]).clamp(min=separation * values[0])
+    return torch.nn.functional.pad((values[:-1] - values[1:] > limit).cumsum(0), (1, 0))
+
+
+def _grouped(values: Tensor, k: int, separation: float, together: bool) -> Tensor:
+    """The group of each of the values; with `together`, of the first k one and of all others another."""
+    if together:
+        return (torch.arange(len(values)) >= k).long()
+    return groups(values.cpu(), separation)
+
+
+@dataclass(frozen=True, eq=False)
+class _Error:
+    residual: Tensor
+    angle: Tensor
+    group: Tensor
+    settled: bool
+
+
+def _error(
+    ritz: Ritz,
+    k: int,
+    group: Tensor,
+    spectrum: Spectrum,
+    shape: tuple[int, ...],
+    tolerance: float,
+    dtype: torch.dtype,
+) -> _Error:
+    values, residual = ritz.values[:k], ritz.residual[:k]
+    known, error = spectrum.values.cpu(), spectrum.error.cpu()
+    angle = _angle(residual, gaps(values, known, error, group, group[:k], null=_has_null_space(known, shape)))
+    # A missed triplet would shift those after it: each must lie at its own value.
+    in_place = bool(((values - known[:k]).abs() <= residual + error[:k]).all())
+    at_floor = bool((residual <= 2 * RESIDUAL_FLOOR * torch.finfo(dtype).eps * known[0]).all())
+    settled = in_place and (at_floor or bool((angle <= tolerance).all()))
+    return _Error(residual, angle, group[:k], settled)
+
+
+def _angle(residual: Tensor, gap: Tensor) -> Tensor:
+    return torch.asin((residual / gap).clamp(max=1.0))
+
+
+def _has_null_space(values: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether one side has directions that none of `values` belongs to."""
+    return len(values) < max(shape)
+
+
+def gaps(values: Tensor, known: Tensor, error: Tensor, group: Tensor, own: Tensor, *, null: bool) -> Tensor:
+    """Distance of each of `values` (k) from the nearest `known` one outside of its `own` group (k).
+
+    Where one side has a null space, it counts as a value of 0 that `known` need not list.
+    """
+    distance = (values[:, None] - known).abs() - error
+    apart = distance.masked_fill(own[:, None] == group, torch.inf).amin(1)
+    if null:
+        apart = torch.minimum(apart, values)
+    return apart.clamp(min=torch.finfo(known.dtype).tiny)
+
+
+def _triplets(krylov: Krylov, position: int, ritz: Ritz, k: int, error: _Error) -> Triplets:
+    left, right = (basis[position] for basis in krylov.bases())
+    return Triplets(
+        (left @ ritz.left[:, :k].to(left)).to(torch.float64),
+        ritz.values[:k].to(left.device),
+        (right @ ritz.right[:, :k].to(right)).to(torch.float64),
+        *(part.to(left.device) for part in (error.residual, error.angle, error.group)),
+    )
+
+
+def _whole(matrix: Operator, spectrum: Spectrum, k: int, separation: float, together: bool) -> Triplets:
+    svd = spectrum.svd or decompose(matrix)
+    values = svd.values[:k]
+    # An eigenvector of a Gram matrix is good to eps · σ₁² over the gap of the squares; KEPT bounds the ratio.
+    leverage = (svd.values[0] / values.clamp(min=torch.finfo(values.dtype).tiny)).clamp(max=1 / KEPT)
+    residual = BACKWARD_ERROR * EPS * svd.values[0] * leverage
+    group = _grouped(svd.values, k, separation, together).to(values.device)
+    null = _has_null_space(svd.values, matrix.shape)
+    gap = gaps(values, svd.values, spectrum.error.to(values), group, group[:k], null=null)
+    return Triplets(svd.u[:, :k], values, svd.v[:, :k], residual, _angle(residual, gap), group[:k])
