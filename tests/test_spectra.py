@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.matrices import SHAPES, SPECTRA, orthonormal, shaped, with_spectrum
+from tests.matrices import SHAPES, SPECTRA, shaped, with_spectrum
 from wanalyze.operators import Dense, LowRank
 from wanalyze.spectra import ranks
 from wanalyze.spectra.decomposition import EPS, decompose

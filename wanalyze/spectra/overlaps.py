@@ -14,8 +14,9 @@ from wanalyze.spectra.certificate import NULL, Certificate, Pairs
 from wanalyze.spectra.interior import Interior
 from wanalyze.spectra.krylov import Krylov
 from wanalyze.spectra.prepared import Prepared
-from wanalyze.spectra.triplets import Triplets, groups, leading_triplets, start_blocks
-from wanalyze.spectra.values import Spectrum
+from wanalyze.spectra.triplets import Triplets, groups, leading_spectra, leading_triplets, start_blocks
+from wanalyze.spectra.values import SMALL, Spectrum
+from wanalyze.spectra.values import spectra as values_of
 
 # Singular values of W1 closer than this, in units of σ₁, share a subspace: which vectors span it is up to the
 # last digits of the weights, and no solver reproduces it (research notes on multiplicities).
@@ -49,24 +50,43 @@ class Overlaps:
 
 def overlaps(
     tuned: Sequence[Operator],
-    spectra: Sequence[Spectrum],
+    spectra: Sequence[Spectrum] | None,
     base: Sequence[Prepared],
     *,
     k: int,
     epsilons: Sequence[float] = GRID,
+    settle: bool = True,
 ) -> list[tuple[Overlaps, Overlaps]]:
     """Left and right enclosures of max_j |cos(u_i(W1), u_j(W0))| for i < k, over all j, for pairs of one shape.
 
     An enclosure closes until it lies on one side of every ε; fewer than k vectors come back where W1 has fewer
     non-zero values. Lower bounds: Ritz vectors and Davis and Kahan; upper bounds: the block Christoffel function.
+    Without the `spectra` of W1 their gaps come from its Krylov space as well: see `leading_spectra`.
+    With `settle` off the last resort, an `eigh` of W0's Gram matrix, is left out and what is open stays open.
     """
-    tasks = [_Task(*parts, k) for parts in zip(tuned, spectra, base, strict=True)]
+    if spectra is None and min(tuned[0].shape) <= SMALL:
+        spectra = values_of(tuned, base[0].dtype)
+    tasks = _known(tuned, spectra, base, k) if spectra is not None else _unknown(tuned, base, k)
     for tolerance in _TOLERANCES:
         waiting = [task for task in tasks if task.waits(epsilons)]
-        _find_triplets(waiting, tolerance)
+        _find_triplets([task for task in waiting if task.found or task.triplets is None], tolerance)
         for side in SIDES:
-            _certify(waiting, side, epsilons)
+            _certify(waiting, side, epsilons, settle=settle)
     return [(task.answer("left"), task.answer("right")) for task in tasks]
+
+
+def _known(tuned: Sequence[Operator], spectra: Sequence[Spectrum], base: Sequence[Prepared], k: int) -> list[_Task]:
+    return [_Task(*parts, k) for parts in zip(tuned, spectra, base, strict=True)]
+
+
+def _unknown(tuned: Sequence[Operator], base: Sequence[Prepared], k: int) -> list[_Task]:
+    starts = [prepared.leading.u[:, :k] for prepared in base]
+    dtype = base[0].dtype
+    found = leading_spectra(tuned, k, tolerance=_TOLERANCES[0], separation=SEPARATION, start=starts, dtype=dtype)
+    tasks = _known(tuned, [spectrum for spectrum, _ in found], base, k)
+    for task, (_, triplets) in zip(tasks, found, strict=True):
+        task.triplets = triplets if task.wide == k else None
+    return tasks
 
 
 class _Task:
@@ -84,7 +104,7 @@ class _Task:
         self.found: dict[str, Certificate] = {}
 
     def waits(self, epsilons: Sequence[float]) -> bool:
-        return self.triplets is None or any(self.undecided(side, epsilons) for side in SIDES)
+        return not self.found or any(self.undecided(side, epsilons) for side in SIDES)
 
     def directions(self, side: str) -> Tensor:
         assert self.triplets is not None
@@ -160,7 +180,7 @@ def _find_triplets(tasks: Sequence[_Task], tolerance: float) -> None:
             task.triplets = triplets
 
 
-def _certify(tasks: Sequence[_Task], side: str, epsilons: Sequence[float]) -> None:
+def _certify(tasks: Sequence[_Task], side: str, epsilons: Sequence[float], *, settle: bool) -> None:
     for task in tasks:
         directions = task.directions(side)
         certificate = Certificate(task.base.clusters, directions.shape[1], torch.finfo(task.base.dtype).eps)
@@ -170,7 +190,7 @@ def _certify(tasks: Sequence[_Task], side: str, epsilons: Sequence[float]) -> No
         task.found[side] = certificate
     _by_krylov(_open(tasks, side, epsilons), side, epsilons)
     _by_shifts(_open(tasks, side, epsilons), side, epsilons)
-    for task in _open(tasks, side, epsilons):
+    for task in _open(tasks, side, epsilons) if settle else ():
         task.found[side].learn(task.base.all_pairs(task.directions(side), side))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from torch import Tensor
 from wanalyze.operators import LowRank, Operator, Stack
 from wanalyze.spectra.decomposition import EPS, KEPT, decompose
 from wanalyze.spectra.krylov import RESIDUAL_FLOOR, Krylov, Ritz
-from wanalyze.spectra.values import BACKWARD_ERROR, SMALL, Spectrum
+from wanalyze.spectra.values import BACKWARD_ERROR, SMALL, Spectrum, exact
+
+Found = TypeVar("Found")
 
 _EXTRA = 6  # random directions beside those looked for; more of them save no pass (measured)
 _MULTIPLE = 8  # widths of blocks: thin products are quickest at multiples of it
@@ -34,10 +37,6 @@ class Triplets:
     residual: Tensor
     angle: Tensor
     group: Tensor
-
-    def swapped(self) -> Triplets:
-        """Of the transposed matrix."""
-        return replace(self, u=self.v, v=self.u)
 
 
 def leading_triplets(
@@ -63,30 +62,68 @@ def leading_triplets(
     few = min(matrices[0].shape)
     if few <= SMALL or k > few // _SHARE or isinstance(matrices[0], LowRank):
         return [_whole(*pair, k, separation, together) for pair in zip(matrices, spectra, strict=True)]
-    found: list[Triplets | None] = [None] * len(matrices)
-    active = list(range(len(matrices)))
     krylov = Krylov(Stack(matrices), start_blocks(matrices, k, start, dtype))
+
+    def look(i: int, position: int, ritz: Ritz, last: bool) -> Triplets | None:
+        group = _grouped(spectra[i].values, k, separation, together)
+        error = _error(ritz, k, group, spectra[i], matrices[i].shape, tolerance, dtype)
+        return _triplets(krylov, position, ritz, k, error) if error.settled or (last and not settle) else None
+
+    return [
+        _whole(matrix, spectrum, k, separation, together) if triplets is None else triplets
+        for matrix, spectrum, triplets in zip(matrices, spectra, _grown(krylov, most_steps, look), strict=True)
+    ]
+
+
+def leading_spectra(
+    matrices: Sequence[Operator],
+    k: int,
+    *,
+    tolerance: float,
+    separation: float = 1e-6,
+    start: Sequence[Tensor] | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> list[tuple[Spectrum, Triplets]]:
+    """The first k triplets of each matrix (m, n) of more than SMALL a side, without knowing all its values.
+
+    The spectrum holds the leading values only, as many as the Krylov space tells, each with its residual. That none
+    was missed is certain but for the random start: a vector would have to be orthogonal to `_EXTRA` random ones to
+    one part in the inverse of `tolerance`, a chance far below 1e-10. What does not settle is decomposed as a whole.
+    """
+    krylov = Krylov(Stack(matrices), start_blocks(matrices, k, start, dtype))
+
+    def look(i: int, position: int, ritz: Ritz, _last: bool) -> tuple[Spectrum, Triplets] | None:
+        partial = Spectrum(ritz.values[: k + 1 + _EXTRA // 2], ritz.residual[: k + 1 + _EXTRA // 2])
+        group = groups(partial.values, separation)
+        error = _error(ritz, k, group, partial, matrices[i].shape, tolerance, dtype)
+        return (partial, _triplets(krylov, position, ritz, k, error)) if error.settled else None
+
+    result = []
+    for matrix, found in zip(matrices, _grown(krylov, _MOST_STEPS, look), strict=True):
+        if found is None:
+            spectrum = exact(decompose(matrix))
+            found = (spectrum, _whole(matrix, spectrum, k, separation, together=False))
+        result.append(found)
+    return result
+
+
+def _grown(krylov: Krylov, most_steps: int, look: Callable[[int, int, Ritz, bool], Found | None]) -> list[Found | None]:
+    """Grow the spaces until `look` (index, place in the batch, Ritz pairs, last chance) has an answer for each."""
+    active = list(range(krylov.matrix.shape[0]))
+    found: list[Found | None] = [None for _ in active]
     most = min(krylov.most_steps, most_steps)
     while active and krylov.steps < most:
         krylov.step()
-        if krylov.steps < 2 or (krylov.steps > 10 and krylov.steps % 2 and krylov.steps < most):
+        last = krylov.steps == most
+        if not last and (krylov.steps < 3 or (krylov.steps > 10 and krylov.steps % 2)):
             continue
-        ritz = krylov.ritz()
-        done = []
-        for position, (i, pairs) in enumerate(zip(active, ritz, strict=True)):
-            group = _grouped(spectra[i].values, k, separation, together)
-            error = _error(pairs, k, group, spectra[i], matrices[i].shape, tolerance, dtype)
-            if error.settled or (krylov.steps == most and not settle):
-                found[i] = _triplets(krylov, position, pairs, k, error)
-                done.append(position)
-        keep = [position for position in range(len(active)) if position not in done]
+        for position, (i, ritz) in enumerate(zip(active, krylov.ritz(), strict=True)):
+            found[i] = look(i, position, ritz, last)
+        keep = [position for position, i in enumerate(active) if found[i] is None]
         active = [active[position] for position in keep]
         if active:
             krylov.keep(keep)
-    return [
-        _whole(matrix, spectrum, k, separation, together) if triplets is None else triplets
-        for matrix, spectrum, triplets in zip(matrices, spectra, found, strict=True)
-    ]
+    return found
 
 
 def start_blocks(
