@@ -57,6 +57,22 @@ class Pairs:
     residual: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """Pairs (p) at their clusters: `place`, `sine` of the angle to it, whether `converged`.
+
+    Of the converged pairs of each cluster (c): the part of the directions `within` (d, c), the angle it may be off by
+    (`leak`), their `count`.
+    """
+
+    place: Tensor
+    sine: Tensor
+    converged: Tensor
+    within: Tensor
+    leak: Tensor
+    count: Tensor
+
+
 class Certificate:
     """Enclosures of ‖P_c x_i‖, the part of each of d directions that lies in the eigenspace of each cluster c.
 
@@ -70,53 +86,48 @@ class Certificate:
 
     def learn(self, pairs: Pairs) -> None:
         """From approximate vectors: each bounds the overlap from below, a whole cluster of them from above."""
-        place, sine = self._placed(pairs)
-        angle = torch.arccos(pairs.cosine.clamp(max=1.0)) + torch.asin(sine)[:, None]
-        single = torch.cos(angle.clamp(max=torch.pi / 2)).mT
-        self._raise(torch.zeros_like(self.low).scatter_reduce_(1, place.expand_as(single), single, "amax"))
-        converged = sine <= _CONVERGED
-        within, leak, count = self._clustered(pairs, place, sine, converged)
-        self._raise(_cosine(within, leak))
-        complete = count == self.base.size
-        self._lower(_cosine(within, -leak)[:, complete], complete)
-        self._share()
+        self._learn(pairs, self._seen(pairs))
 
     def learn_from_krylov(self, ritz: Ritz, width: int, columns: Sequence[int]) -> None:
-        """From a Krylov space started at the directions (`columns` of its start block, in their order)."""
-        index = torch.arange(len(self.low))
+        """From a Krylov space started at the directions; the costly upper bounds for some of its `columns` only."""
         pairs = Pairs(ritz.left[: len(self.low)].abs().mT, ritz.values, ritz.residual)
-        self.learn(pairs)
-        place, sine = self._placed(pairs)
-        converged = sine <= _CONVERGED
-        within, leak, count = self._clustered(pairs, place, sine, converged)
-        open_ = (count < self.base.size) & (self.high[list(columns)] > self.low.amax(1)[list(columns), None]).any(0)
-        if open_.any():
-            chosen = index[list(columns)]
-            held = christoffel(ritz, width, chosen, converged, self.base.value[open_]).clamp(0, 1).sqrt().mT
-            # A converged vector is not exact: of any other vector it holds at most its own error.
-            slack = pairs.cosine[converged][:, chosen].mT @ sine[converged]
-            known = torch.where(count > 0, _cosine(within, -leak), 0.0)[chosen][:, open_]
-            total = (known.square() + (held + slack[:, None]).square()).sqrt()
-            full = torch.ones_like(self.low[:, open_])
-            full[chosen] = total
-            self._lower(full, open_)
+        seen = self._seen(pairs)
+        self._learn(pairs, seen)
+        chosen = torch.tensor(columns, dtype=torch.long)
+        is_open = (seen.count < self.base.size) & (self.high[chosen] > self.low[chosen].amax(1, keepdim=True)).any(0)
+        if not is_open.any():
+            return
+        held = christoffel(ritz, width, chosen, seen.converged, self.base.value[is_open]).clamp(0, 1).sqrt().mT
+        # A converged vector is not exact: of any other vector it holds at most its own error.
+        slack = pairs.cosine[seen.converged][:, chosen].mT @ seen.sine[seen.converged]
+        known = torch.where(seen.count > 0, _cosine(seen.within, -seen.leak), 0.0)[chosen][:, is_open]
+        high = torch.ones_like(self.low[:, is_open])
+        high[chosen] = (known.square() + (held + slack[:, None]).square()).sqrt()
+        self._lower(high, is_open)
         self._share()
 
-    def _placed(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """The nearest cluster of each pair, and a bound on the sine of its angle to the eigenspace there."""
-        base = self.base
-        place = (pairs.value[:, None] - base.value).abs().argmin(1)
-        gap = gaps(pairs.value, base.values, base.error, base.cluster, place, null=base.null)
-        return place, (pairs.residual / gap).clamp(max=1.0)
+    def _learn(self, pairs: Pairs, seen: _Seen) -> None:
+        angle = torch.arccos(pairs.cosine.clamp(max=1.0)) + torch.asin(seen.sine)[:, None]
+        single = torch.cos(angle.clamp(max=torch.pi / 2)).mT
+        self._raise(torch.zeros_like(self.low).scatter_reduce_(1, seen.place.expand_as(single), single, "amax"))
+        self._raise(_cosine(seen.within, seen.leak))
+        complete = seen.count == self.base.size
+        self._lower(_cosine(seen.within[:, complete], -seen.leak[complete]), complete)
+        self._share()
 
-    def _clustered(self, pairs: Pairs, place: Tensor, sine: Tensor, converged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the converged pairs of each cluster: their part (d, c), the angle they may be off (c), their number."""
-        clusters, chosen = len(self.base.value), place[converged]
+    def _seen(self, pairs: Pairs) -> _Seen:
+        """Put each pair at the nearest cluster; the sine of its angle to the eigenspace there is residual over gap."""
+        base = self.base
+        place = _nearest(base.value, pairs.value)
+        gap = gaps(pairs.value, base.values, base.error, base.cluster, place, null=base.null)
+        sine = (pairs.residual / gap).clamp(max=1.0)
+        converged = sine <= _CONVERGED
+        clusters, chosen = len(base.value), place[converged]
         energy = self.low.new_zeros(len(self.low), clusters)
         energy.index_add_(1, chosen, pairs.cosine[converged].square().mT)
         leak = self.low.new_zeros(clusters).index_add_(0, chosen, sine[converged].square())
         count = torch.bincount(chosen, minlength=clusters)
-        return energy.sqrt(), torch.asin(leak.sqrt().clamp(max=1.0)), count
+        return _Seen(place, sine, converged, energy.sqrt(), torch.asin(leak.sqrt().clamp(max=1.0)), count)
 
     def _raise(self, low: Tensor) -> None:
         self.low = torch.maximum(self.low, low - self.rounding)
@@ -134,3 +145,12 @@ class Certificate:
 def _cosine(part: Tensor, widening: Tensor) -> Tensor:
     """cos(arccos(part) + widening), within [0, 1]."""
     return torch.cos((torch.arccos(part.clamp(max=1.0)) + widening).clamp(0, torch.pi / 2))
+
+
+def _nearest(falling: Tensor, values: Tensor) -> Tensor:
+    """The index of the nearest of the `falling` values (c), for each of `values` (p)."""
+    rising = falling.flip(0)
+    right = torch.searchsorted(rising, values).clamp(1, max(len(rising) - 1, 1)).clamp(max=len(rising) - 1)
+    left = (right - 1).clamp(min=0)
+    nearest = torch.where((values - rising[left]).abs() <= (rising[right] - values).abs(), left, right)
+    return len(rising) - 1 - nearest

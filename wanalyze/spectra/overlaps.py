@@ -25,8 +25,10 @@ GRID = tuple(round(0.1 * i, 1) for i in range(1, 10))
 _TOLERANCES = (1e-3, 1e-7)  # of the vectors of W1, radians; the second only where the first leaves ε open
 # After these steps the bounds are looked at; more steps cost more than the eigenvalue problem they save.
 _SCHEDULE = (1, 2, 3, 4, 6, 8, 10, 12, 14, 17, 20, 24)
+_KRYLOV = 1536  # up to this short side the last resort is cheaper than what would save it
 _SHIFTS = 4  # factorisations per side before all vectors are cheaper
 _LEANING = 0.2  # mean of a vector's bounds against the largest: below it a shift is worth its factorisation
+_CROSSED = 1e-9  # low above high by more is no rounding
 SIDES = ("left", "right")
 
 
@@ -104,7 +106,13 @@ class _Task:
         self.found: dict[str, Certificate] = {}
 
     def waits(self, epsilons: Sequence[float]) -> bool:
-        return not self.found or any(self.undecided(side, epsilons) for side in SIDES)
+        return not self.found or any(self._needs_sharper_vectors(side, epsilons) for side in SIDES)
+
+    def _needs_sharper_vectors(self, side: str, epsilons: Sequence[float]) -> bool:
+        """Whether an ε is open only because the vectors of W1 are not known better."""
+        low, high = self.grouped(side)
+        as_computed = self._holding(low.amax(1), high.amax(1), epsilons)
+        return any(i not in as_computed for i in self.undecided(side, epsilons))
 
     def directions(self, side: str) -> Tensor:
         assert self.triplets is not None
@@ -112,38 +120,43 @@ class _Task:
 
     def undecided(self, side: str, epsilons: Sequence[float]) -> list[int]:
         """Vectors whose enclosure holds an ε; of a group, the enclosure of the subspace."""
-        low, high = self.enclosure(side)
+        return self._holding(*self.enclosure(side), epsilons)
+
+    def _holding(self, low: Tensor, high: Tensor, epsilons: Sequence[float]) -> list[int]:
         epsilon = torch.tensor(list(epsilons), dtype=torch.float64)
         is_open = ((low[:, None] < epsilon) & (epsilon <= high[:, None])).any(1)
         return torch.nonzero(is_open[self.group])[:, 0].tolist()
 
     def enclosure(self, side: str) -> tuple[Tensor, Tensor]:
         """Per group (g): max over clusters of the part of its subspace there, with the error of W1's vectors."""
-        low, high = self.parts(side)
-        return low.amax(1), high.amax(1)
+        low, high = (part.amax(1) for part in self.grouped(side))
+        return self.widened(low, high)
 
-    def parts(self, side: str) -> tuple[Tensor, Tensor]:
-        """Enclosures (g, c) of ‖P_c U_g‖_F: the |cosine| for a group and a cluster of one."""
-        assert self.triplets is not None
+    def grouped(self, side: str) -> tuple[Tensor, Tensor]:
+        """Enclosures (g, c) of ‖P_c U_g‖_F for the computed vectors: the |cosine| for a group and a cluster of one."""
         certificate, count = self.found[side], int(self.group[-1]) + 1
         shape = (count, certificate.low.shape[1])
         low, high = (
             part.new_zeros(shape).index_add_(0, self.group, part.square()).sqrt().clamp(max=1.0)
             for part in (certificate.low, certificate.high)
         )
-        leak = torch.zeros(count, dtype=torch.float64)
-        leak.index_add_(0, self.group, torch.sin(self.triplets.angle.cpu()).square())
-        angle = torch.asin(leak.sqrt().clamp(max=1.0))[:, None]
-        if (low > high + 1e-9).any():
+        if (low > high + _CROSSED).any():
             raise NumericsError("a lower bound of a cosine came out above its upper bound; this is a bug in wanalyze")
-        widest = torch.pi / 2
+        return low, high
+
+    def widened(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Enclosures (g, any) for the exact vectors of W1, which lie within an angle of the computed ones."""
+        assert self.triplets is not None
+        leak = torch.zeros(len(low), dtype=torch.float64)
+        leak.index_add_(0, self.group, torch.sin(self.triplets.angle.cpu()).square())
+        angle = torch.asin(leak.sqrt().clamp(max=1.0)).reshape(-1, *[1] * (low.ndim - 1))
         return (
-            torch.cos((torch.arccos(low) + angle).clamp(max=widest)),
+            torch.cos((torch.arccos(low) + angle).clamp(max=torch.pi / 2)),
             torch.cos((torch.arccos(high) - angle).clamp(min=0)),
         )
 
     def answer(self, side: str) -> Overlaps:
-        low, high = self.parts(side)
+        low, high = self.widened(*self.grouped(side))
         clusters = self.base.clusters
         own = self.group[: self.k]
         alone = torch.bincount(self.group)[own] == 1
@@ -181,6 +194,8 @@ def _find_triplets(tasks: Sequence[_Task], tolerance: float) -> None:
 
 
 def _certify(tasks: Sequence[_Task], side: str, epsilons: Sequence[float], *, settle: bool) -> None:
+    if not tasks:
+        return
     for task in tasks:
         directions = task.directions(side)
         certificate = Certificate(task.base.clusters, directions.shape[1], torch.finfo(task.base.dtype).eps)
@@ -188,8 +203,9 @@ def _certify(tasks: Sequence[_Task], side: str, epsilons: Sequence[float], *, se
         look = task.base.all_pairs if whole else task.base.leading_pairs
         certificate.learn(look(directions, side))
         task.found[side] = certificate
-    _by_krylov(_open(tasks, side, epsilons), side, epsilons)
-    _by_shifts(_open(tasks, side, epsilons), side, epsilons)
+    if not settle or min(tasks[0].base.matrix.shape) > _KRYLOV:
+        _by_krylov(_open(tasks, side, epsilons), side, epsilons)
+        _by_shifts(_open(tasks, side, epsilons), side, epsilons)
     for task in _open(tasks, side, epsilons) if settle else ():
         task.found[side].learn(task.base.all_pairs(task.directions(side), side))
 

@@ -198,10 +198,13 @@ def _has_null_space(values: Tensor, shape: tuple[int, ...]) -> bool:
 def gaps(values: Tensor, known: Tensor, error: Tensor, group: Tensor, own: Tensor, *, null: bool) -> Tensor:
     """Distance of each of `values` (k) from the nearest `known` one outside of its `own` group (k).
 
-    Where one side has a null space, it counts as a value of 0 that `known` need not list.
+    Values and groups are sorted, so it is one of the two next to the group. Where one side has a null space, it counts
+    as a value of 0 that `known` need not list.
     """
-    distance = (values[:, None] - known).abs() - error
-    apart = distance.masked_fill(own[:, None] == group, torch.inf).amin(1)
+    infinity = known.new_full((1,), torch.inf)
+    above = torch.cat([infinity, known - error])[torch.searchsorted(group, own)]
+    below = torch.cat([known + error, -infinity])[torch.searchsorted(group, own, right=True)]
+    apart = torch.minimum(above - values, values - below)
     if null:
         apart = torch.minimum(apart, values)
     return apart.clamp(min=torch.finfo(known.dtype).tiny)
