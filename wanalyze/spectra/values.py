@@ -92,7 +92,8 @@ def scale_of(matrix: Operator, dtype: torch.dtype) -> float:
 
 
 def largest_entry(matrix: Operator) -> float:
-    return max(matrix.columns(block, torch.float64).abs().amax().item() for block in column_blocks(matrix))
+    ends = (matrix.columns(block, torch.float64).aminmax() for block in column_blocks(matrix))
+    return max(max(-low.item(), high.item()) for low, high in ends)
 
 
 def _groups(waiting: Sequence[int], matrices: Sequence[Operator], dtype: torch.dtype) -> list[list[int]]:
