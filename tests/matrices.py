@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -35,3 +39,14 @@ def shaped(name: str, rows: int, columns: int) -> Tensor:
 
 SPECTRA = ("flat", "power law", "steep", "outlier", "deficient", "zero", "tiny")
 SHAPES = ((40, 40), (60, 25), (25, 60), (1, 30), (30, 1), (1, 1))
+
+
+@contextmanager
+def iterative(*, on: bool = True) -> Iterator[None]:
+    """Small matrices take the way of large ones: Gram values, Krylov spaces, certificates."""
+    with pytest.MonkeyPatch.context() as patch:
+        if on:
+            for room in ("values", "triplets", "overlaps"):
+                patch.setattr(f"wanalyze.spectra.{room}.SMALL", 0)
+            patch.setattr("wanalyze.spectra.overlaps._KRYLOV", 0)
+        yield
