@@ -8,7 +8,7 @@ from torch import Tensor
 from wanalyze.operators import LowRank, Operator, Sum
 from wanalyze.spectra.decomposition import EPS, decompose
 from wanalyze.spectra.triplets import leading_triplets
-from wanalyze.spectra.values import BACKWARD_ERROR, Spectrum, exact, from_gram, gram, scale_of, spectra
+from wanalyze.spectra.values import BACKWARD_ERROR, Spectrum, exact, spectra
 
 _UNRESOLVED = 1e-7  # share of Σσ that may be rounding; above it the leading part is taken out first
 _KEPT = 1e-4  # of σ₁: what a Gram matrix resolves to 1e-7 of itself and better
@@ -43,9 +43,7 @@ def _without_leading(matrix: Operator, found: Spectrum, kept: int, rounds: int) 
     """Keep the leading values; measure the others on what is left without their triplets."""
     first = leading_triplets([matrix], kept, [found])[0]
     rest = Sum(matrix, LowRank(first.u * first.values, first.v.mT), -1.0)
-    scale = scale_of(rest, torch.float64)
-    below = from_gram(torch.linalg.eigvalsh(gram(rest, scale)), scale)
-    below = _resolved(rest, below, rounds - 1)
+    below = _resolved(rest, spectra([rest])[0], rounds - 1)
     floor = BACKWARD_ERROR * EPS * found.values[0]
     values = torch.cat([first.values, below.values])[: len(found.values)]
     error = torch.cat([first.residual, below.error])[: len(found.values)]

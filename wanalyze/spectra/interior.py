@@ -21,7 +21,8 @@ class Interior:
 
     def __init__(self, matrix: Operator) -> None:
         self.short = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.T
-        lower = gram(matrix).tril()
+        lower, self.scale = gram(matrix)
+        lower = lower.tril()
         self.gram = lower + lower.tril(-1).mT
 
     def near(self, value: float, direction: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -30,7 +31,7 @@ class Interior:
         Wᵀ · near = values · far exactly; the residual is that of W · far = values · near, with rounding.
         """
         r = len(direction)
-        shifted = self.gram - value**2 * torch.eye(r, dtype=self.gram.dtype, device=self.gram.device)
+        shifted = self.gram - (value / self.scale) ** 2 * torch.eye(r, dtype=self.gram.dtype, device=self.gram.device)
         factors = torch.linalg.lu_factor(shifted)
         generator = torch.Generator().manual_seed(0)
         random = torch.randn(r, _BLOCK - 1, generator=generator, dtype=torch.float64).to(direction)
@@ -44,5 +45,7 @@ class Interior:
         values = torch.linalg.vector_norm(far, dim=0)
         far = far / values
         residual = torch.linalg.vector_norm(self.short @ far - near * values, dim=0)
-        floor = RESIDUAL_FLOOR * torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(self.gram).sqrt()
+        floor = (
+            RESIDUAL_FLOOR * torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(self.gram).sqrt() * self.scale
+        )
         return near, far, values, residual + floor

@@ -13,7 +13,7 @@ from wanalyze.operators import Operator
 from wanalyze.spectra.certificate import Base, Pairs
 from wanalyze.spectra.decomposition import EPS, KEPT, Decomposition
 from wanalyze.spectra.triplets import Triplets, leading_triplets
-from wanalyze.spectra.values import BACKWARD_ERROR, Spectrum, gram, scale_of, spectra
+from wanalyze.spectra.values import BACKWARD_ERROR, Spectrum, gram, spectra
 
 _LEADING = ("u", "values", "v", "residual", "angle", "group")
 _LEADING_STEPS = 10  # of a Krylov space for the leading triplets: those that need more are not leading much
@@ -102,8 +102,7 @@ def _small(svd: Decomposition) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _by_gram(base: Prepared) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    scale = scale_of(base.matrix, torch.float64)
-    vectors = torch.linalg.eigh(gram(base.matrix, scale)).eigenvectors.flip(-1)
+    vectors = torch.linalg.eigh(gram(base.matrix)[0]).eigenvectors.flip(-1)
     alive = len(base.clusters.values)
     values = base.clusters.values.to(vectors)
     # An error of eps · σ₁² in a Gram matrix is a residual of eps · σ₁² / σ in W.

@@ -15,7 +15,7 @@ from wanalyze.spectra.decomposition import EPS, Decomposition, decompose, power_
 
 SMALL = 768  # up to this short side an `eigh` of the Gram matrix costs no more than what would replace it
 BACKWARD_ERROR = 32.0  # of an eigenvalue of a Gram matrix, in units of eps · σ₁²; LAPACK's constant is smaller
-_SAFE = {torch.float64: (1e-100, 1e100), torch.float32: (1e-9, 1e9)}  # largest entries whose squares may be summed
+_SAFE = {torch.float64: (1e-200, 1e200), torch.float32: (1e-18, 1e18)}  # sums of squares that lose nothing
 _PANELS = 16  # of the lower triangle of a Gram matrix: 17/32 of the work of the whole
 _ON_CUDA = 4  # eigenvalue problems in flight: one alone leaves most of a GPU idle
 _IN_FLIGHT = 2**30  # bytes of Gram matrices held at once
@@ -40,22 +40,35 @@ def spectra(matrices: Sequence[Operator], dtype: torch.dtype = torch.float64) ->
     eps · σ₁² / σ, see `error`, and nothing below 1e-7 σ₁ is. `deflation.resolved` is for where that matters.
     `dtype` float32 is quick and an estimate.
     """
-    found: list[Spectrum | None] = [_at_once(matrix) for matrix in matrices]
-    waiting = [i for i, spectrum in enumerate(found) if spectrum is None]
+    found: dict[int, Spectrum] = {
+        i: exact(decompose(matrix))
+        for i, matrix in enumerate(matrices)
+        if isinstance(matrix, LowRank) or min(matrix.shape) <= SMALL
+    }
+    waiting = [i for i in range(len(matrices)) if i not in found]
     for group in _groups(waiting, matrices, dtype):
-        scales = [scale_of(matrices[i], dtype) for i in group]
-        grams = [gram(matrices[i], scale, dtype) for i, scale in zip(group, scales, strict=True)]
+        grams, scales = zip(*(gram(matrices[i], dtype) for i in group), strict=True)
         for i, scale, eigenvalues in zip(group, scales, _eigenvalues(grams), strict=True):
             found[i] = from_gram(eigenvalues, scale)
-    return [spectrum for spectrum in found if spectrum is not None]
+    return [found[i] for i in range(len(matrices))]
 
 
-def gram(matrix: Operator, scale: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The lower triangle of W Wᵀ or Wᵀ W, whichever is smaller, of W / scale (m, n).
+def gram(matrix: Operator, dtype: torch.dtype = torch.float64) -> tuple[Tensor, float]:
+    """The lower triangle of W Wᵀ or Wᵀ W, whichever is smaller, of W / scale (m, n), and the scale.
 
     Accumulated over column blocks, so W is never held in `dtype` as a whole; above the diagonal, zeros or remains.
+    The scale is 1 unless squares would leave the range of `dtype`.
     """
     short = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.T
+    found = _gram(short, 1.0, dtype)
+    low, high = _SAFE[dtype]
+    if low <= found.diagonal().amax() <= high:
+        return found, 1.0
+    scale = power_of_two(largest_entry(short))
+    return _gram(short, scale, dtype), scale
+
+
+def _gram(short: Operator, scale: float, dtype: torch.dtype) -> Tensor:
     r = short.shape[-2]
     step = max(-(-r // _PANELS), 64)
     total: Tensor | None = None
@@ -69,29 +82,13 @@ def gram(matrix: Operator, scale: float = 1.0, dtype: torch.dtype = torch.float6
     return total
 
 
-def _at_once(matrix: Operator) -> Spectrum | None:
-    """What needs no Gram matrix of its own: factors, small matrices, zero."""
-    if isinstance(matrix, LowRank) or min(matrix.shape) <= SMALL:
-        return exact(decompose(matrix))
-    if largest_entry(matrix) == 0:
-        values = matrix.columns(slice(0, 1), torch.float64).new_zeros(min(matrix.shape))
-        return Spectrum(values, values)
-    return None
-
-
 def exact(svd: Decomposition) -> Spectrum:
     """As from LAPACK: good to a few eps of the largest."""
     return Spectrum(svd.values, (BACKWARD_ERROR * EPS * svd.values[:1]).expand(svd.values.shape), svd)
 
 
-def scale_of(matrix: Operator, dtype: torch.dtype) -> float:
-    """What to divide a matrix by so that its squares stay in range: 1 where they do anyway."""
-    largest = largest_entry(matrix)
-    low, high = _SAFE[dtype]
-    return 1.0 if largest == 0 or low <= largest <= high else power_of_two(largest)
-
-
 def largest_entry(matrix: Operator) -> float:
+    """The largest |entry|."""
     ends = (matrix.columns(block, torch.float64).aminmax() for block in column_blocks(matrix))
     return max(max(-low.item(), high.item()) for low, high in ends)
 
@@ -126,6 +123,8 @@ def _eigenvalues(grams: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _eigvalsh(matrix: Tensor) -> Tensor:
+    if not matrix.diagonal().any():
+        return matrix.new_zeros(len(matrix))  # solvers have failed on zero
     if matrix.is_cuda:
         stream = torch.cuda.Stream(matrix.device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
