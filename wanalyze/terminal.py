@@ -43,6 +43,7 @@ def summary(result: Result, folder: str | None) -> str:
         f"intruders: matrices with at least one, output / input side "
         f"(k = {result.settings.top_k}, ε = {result.settings.epsilon:g})",
         *_coverage_lines(result),
+        *(printable(line) for line in wording.merged(result)),
     ]
     if folder is not None:
         lines += ["", f"wrote {printable(folder)}/: report.html, result.json, modules.csv, arrays.safetensors"]

@@ -61,7 +61,8 @@ def verdict(result: Result) -> str:
     if clear:
         parts.append(f"none in {listed(clear)}" if hit else f"No intruder dimensions in {listed(clear)}")
     parts += [f"{model.label}: {_without_numbers(model)}" for model in result.models if not model.summary.measured]
-    return "; ".join(parts) + "."
+    said = "; ".join(parts) + "."
+    return f"Estimate, computed in float32: {said}" if result.settings.precision == "float32" else said
 
 
 def _without_numbers(model: Model) -> str:
@@ -94,6 +95,19 @@ def account(model: Model) -> str:
         f"{model.label} ({model.method}) changed {share(summary.changed_share)} of the weights in "
         f"{summary.measured} matrices{frozen}, by {number(model.summary.median_relative_norm)} of their norm (median)."
     )
+
+
+def merged(result: Result) -> list[str]:
+    """Which models are merged adapters, by the rank their rounded weights single out."""
+    said = []
+    for model in result.models:
+        ranks = [module.metric("merged_rank") for module in result.modules if module.model == model.label]
+        for rank, count in Counter(rank for rank in ranks if rank is not None).most_common(1):
+            said.append(
+                f"{model.label}: an adapter of rank {rank:.0f}, merged and rounded, explains every entry of "
+                f"{count} of {model.summary.measured} matrices (estimate where larger than 1024 × 1024)."
+            )
+    return said
 
 
 def coverage(model: Model) -> str:

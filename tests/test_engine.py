@@ -1,0 +1,196 @@
+"""Batches, devices, precision and the cache of the base: they change how fast a run is, not what it says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import wanalyze
+from tests.conftest import Run, lora_factors, normal, save_adapter, save_checkpoint
+from tests.matrices import iterative
+from wanalyze.engine import batches
+from wanalyze.engine.batches import batch_size
+from wanalyze.result import Result
+
+run_module = sys.modules["wanalyze.engine.run"]  # the package gives its name to the function
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A base of five matrices in two shapes, a full fine-tune of it and an adapter."""
+    names = {f"model.layers.{i}.mlp.up_proj.weight": (96, 64) for i in range(3)}
+    names |= {f"model.layers.{i}.self_attn.q_proj.weight": (64, 64) for i in range(2)}
+    base = {name: normal(*shape, seed=i) for i, (name, shape) in enumerate(names.items())}
+    tuned = {name: matrix + 0.1 * normal(*matrix.shape, seed=50 + i) for i, (name, matrix) in enumerate(base.items())}
+    factors = lora_factors("model.layers.0.mlp.up_proj", 96, 64)
+    return (
+        save_checkpoint(tmp_path / "base", base),
+        save_checkpoint(tmp_path / "tuned", tuned),
+        save_adapter(tmp_path / "adapter", factors),
+    )
+
+
+def assert_same(one: Result, other: Result, *, rel: float = 1e-9) -> None:
+    assert [(m.model, m.name) for m in one.modules] == [(m.model, m.name) for m in other.modules]
+    for first, second in zip(one.modules, other.modules, strict=True):
+        for key, value in first.metrics.items():
+            expected = second.metrics[key]
+            assert value == (expected if expected is None else pytest.approx(expected, rel=rel)), key
+        for side in ("max_cosine_left", "max_cosine_right"):
+            for a, b in zip(getattr(first, side), getattr(second, side), strict=True):
+                assert a == pytest.approx(b, abs=rel)
+
+
+# --- batches ---
+
+
+@pytest.mark.parametrize("size", [1, 2, 64])
+def test_batches_change_nothing(pair: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    base, *tuned = pair
+    expected = wanalyze.compare(base, *tuned)
+    monkeypatch.setattr(batches, "batch_size", lambda shape, device: size)
+    assert_same(wanalyze.compare(base, *tuned), expected)
+
+
+def test_equal_matrices_are_few_calls(pair: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    original = run_module.measure.compare
+    monkeypatch.setattr(run_module.measure, "compare", lambda b, t, s: calls.append(len(b)) or original(b, t, s))
+    wanalyze.compare(pair[0], pair[1])
+    assert sorted(calls) == [2, 3]
+
+
+def test_a_batch_fits_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100 * 2**30, 140 * 2**30))
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert batch_size((4096, 4096), gpu) == 57
+    assert batch_size((16384, 65536), gpu) == 1
+    assert batch_size((4096, 4096), cpu) == 1
+    assert batch_size((8, 8), gpu) == batch_size((8, 8), cpu) == 64
+
+
+def test_one_bad_matrix_of_a_batch_fails_alone(pair: tuple[Path, ...], tmp_path: Path) -> None:
+    tensors = {f"layers.{i}.w.weight": normal(20, 10, seed=i) for i in range(4)}
+    base = save_checkpoint(tmp_path / "b", tensors)
+    bad = {name: 2 * matrix for name, matrix in tensors.items()}
+    bad["layers.2.w.weight"][3, 4] = torch.nan
+    result = wanalyze.compare(base, save_checkpoint(tmp_path / "t", bad))
+    assert [module.status.value for module in result.modules] == ["measured", "measured", "failed", "measured"]
+    assert "[3, 4]" in (result.modules[2].reason or "")
+
+
+# --- out of GPU memory ---
+
+
+def test_out_of_memory_halves_the_batch_and_ends_on_the_cpu(
+    pair: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, *tuned = pair
+    expected = wanalyze.compare(base, *tuned)
+    attempts: list[int] = []
+    original = run_module._Bench._measure
+
+    def starved(self: object, batch: list[object], device: torch.device, note: str | None = None) -> None:
+        if note is None:
+            attempts.append(len(batch))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        original(self, batch, device, note)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run_module._Bench, "_measure", starved)
+    result = wanalyze.compare(base, *tuned)
+    assert attempts == [3, 1, 2, 1, 1, 2, 1, 1]
+    assert_same(result, expected)
+    assert all("ran out of memory" in (module.reason or "") for module in result.modules)
+
+
+# --- precision ---
+
+
+def test_fast_is_near_and_called_an_estimate(pair: tuple[Path, ...], cli: Run, tmp_path: Path) -> None:
+    base, *tuned = pair
+    with iterative():
+        exact = wanalyze.compare(base, *tuned)
+        fast = wanalyze.compare(base, *tuned, precision="fast")
+        done = cli("compare", base, tuned[0], "-o", tmp_path / "run", "--precision", "fast")
+    assert fast.settings.precision == "float32"
+    for one, other in zip(fast.modules, exact.modules, strict=True):
+        for key in ("effective_rank", "stable_rank", "delta_norm"):
+            assert one.metric(key) == (
+                None if other.metric(key) is None else pytest.approx(other.metric(key), rel=1e-3)
+            )
+    assert done.code == 0
+    assert done.out.startswith("Estimate, ")
+    assert "Estimate, " in (tmp_path / "run" / "report.html").read_text()
+
+
+# --- the cache of the base ---
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own, used for matrices of any size."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("WANALYZE_CACHE", str(folder))
+    monkeypatch.setattr("wanalyze.engine.bases.SMALL", 0)
+    return folder
+
+
+def json_of(result: Result) -> str:
+    return result.to_json()
+
+
+def test_a_run_with_the_cache_says_the_same_to_the_byte(pair: tuple[Path, ...], kept: Path) -> None:
+    base, *tuned = pair
+    with iterative():
+        without = wanalyze.compare(base, *tuned, cache=False)
+        assert not kept.exists()
+        first = wanalyze.compare(base, *tuned)
+        entries = sorted(kept.glob("*.safetensors"))
+        second = wanalyze.compare(base, *tuned)
+    assert len(entries) == 5
+    assert json_of(without) == json_of(first) == json_of(second)
+
+
+def test_the_cache_saves_the_work(pair: tuple[Path, ...], kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, *tuned = pair
+    with iterative():
+        first = wanalyze.compare(base, *tuned)
+        monkeypatch.setattr("wanalyze.measure.evidence.prepare_spectra", None)
+        assert json_of(wanalyze.compare(base, *tuned)) == json_of(first)
+
+
+def test_a_damaged_entry_is_recomputed(pair: tuple[Path, ...], kept: Path) -> None:
+    base, *tuned = pair
+    with iterative():
+        first = wanalyze.compare(base, *tuned)
+        for entry in kept.glob("*.safetensors"):
+            content = bytearray(entry.read_bytes())
+            content[len(content) // 2] ^= 1
+            entry.write_bytes(content)
+        assert json_of(wanalyze.compare(base, *tuned)) == json_of(first)
+
+
+def test_another_base_has_other_entries(pair: tuple[Path, ...], kept: Path, tmp_path: Path) -> None:
+    base, tuned, _ = pair
+    with iterative():
+        wanalyze.compare(base, tuned)
+        before = len(list(kept.glob("*.safetensors")))
+        wanalyze.compare(tuned, f"t={base}")
+    assert len(list(kept.glob("*.safetensors"))) == 2 * before
+
+
+def test_no_cache_is_an_option_of_the_command(pair: tuple[Path, ...], kept: Path, cli: Run, tmp_path: Path) -> None:
+    done = cli("compare", pair[0], pair[1], "-o", tmp_path / "run", "--no-cache")
+    assert done.code == 0
+    assert not kept.exists()
+
+
+def test_a_wrong_cache_limit_is_explained(pair: tuple[Path, ...], cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANALYZE_CACHE_LIMIT", "much")
+    done = cli("compare", pair[0], pair[1])
+    assert done.code == 2
+    assert "WANALYZE_CACHE_LIMIT" in done.err
+    assert "much" in done.err
