@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -104,6 +105,31 @@ def test_out_of_memory_halves_the_batch_and_ends_on_the_cpu(
     assert attempts == [3, 1, 2, 1, 1, 2, 1, 1]
     assert_same(result, expected)
     assert all("ran out of memory" in (module.reason or "") for module in result.modules)
+
+
+# --- a GPU ---
+
+
+def test_the_next_batch_is_read_while_one_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    filled: list[object] = []
+    monkeypatch.setattr(run_module._Matrix, "fill", lambda self: filled.append(self.unit))
+    source = [["first"], ["second"], ["third"]]
+    for number, (batch,) in enumerate(run_module._read_ahead(source, torch.device("cuda"))):
+        assert batch.unit == source[number][0]
+        assert filled[: number + 1] == [unit for (unit,) in source[: number + 1]]
+    assert filled == ["first", "second", "third"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_a_gpu_says_the_same(pair: tuple[Path, ...], precision: Literal["exact", "fast"]) -> None:
+    base, *tuned = pair
+    with iterative():
+        on_gpu = wanalyze.compare(base, *tuned, device="cuda", precision=precision, cache=False)
+        on_cpu = wanalyze.compare(base, *tuned, device="cpu", cache=False)
+    for one, other in zip(on_gpu.modules, on_cpu.modules, strict=True):
+        for key in ("intruders_left", "intruders_right", "merged_rank"):
+            assert one.metric(key) == other.metric(key)
 
 
 # --- precision ---

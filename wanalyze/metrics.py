@@ -152,7 +152,7 @@ _TABLE = (
         "entry (to 1e-4 of the widths of the rounding intervals), if r − 1 fits at least 40 · 1024 / n times worse, n "
         "the short side of what is fitted.",
         "wanalyze: box consistency; low-rank recovery from quantised entries, arXiv 2310.03224",
-        "Tried where signal_rank is at least 1 and at most 128 and an eighth of the short side. Of a matrix larger "
+        "Tried where signal_rank is at least 1 and at most 128 and a quarter of the short side. Of a matrix larger "
         "than 1024 x 1024 a random part of that size is fitted: an estimate. Null where the weights do not single out "
         "a rank (information-limited), which is common for small updates with a decaying spectrum.",
     ),

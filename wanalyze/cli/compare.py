@@ -95,6 +95,8 @@ def _print(result: Result, folder: Path, format_: str, *, quiet: bool) -> None:
 
 def _plan_text(plan: Plan) -> str:
     from wanalyze import terminal
+    from wanalyze.engine.batches import pair_bytes
+    from wanalyze.engine.cache import default_folder
 
     largest = max(
         (job[1].shape for _, jobs in plan.matrices for job in jobs), key=lambda s: s[0] * s[1], default=(0, 0)
@@ -104,7 +106,8 @@ def _plan_text(plan: Plan) -> str:
         *((tuned.label, f"{tuned.method}, {len(tuned.pairing.skipped)} tensors skipped") for tuned in plan.tuned),
         ("matrices", f"{len(plan.matrices)}, the largest {largest[0]} × {largest[1]}"),
         ("to read", f"{plan.bytes_to_read / 1e6:,.1f} MB of matrices"),
-        ("memory", f"about {10 * 8 * largest[0] * largest[1] / 1e6:,.0f} MB beside torch (estimate)"),
+        ("memory", f"about {pair_bytes(largest) / 1e6:,.0f} MB a pair, beside torch (estimate)"),
+        ("cache", default_folder() if plan.options.cache else "off"),
         ("device", plan.device),
     ]
     return terminal.facts_table(facts)

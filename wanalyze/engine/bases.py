@@ -42,7 +42,7 @@ def prepare(
 
 
 def _placed(stored: Sequence[Tensor], pairs: Sequence[Pair], device: torch.device) -> list[Tensor]:
-    return [oriented(tensor.to(device), pair) for tensor, pair in zip(stored, pairs, strict=True)]
+    return [oriented(tensor.to(device, non_blocking=True), pair) for tensor, pair in zip(stored, pairs, strict=True)]
 
 
 def _key(stored: Tensor, pair: Pair, scope: Scope, device: torch.device) -> str:

@@ -55,9 +55,12 @@ def batches(plan: Plan) -> Iterator[list[Unit]]:
 
 
 def batch_size(shape: tuple[int, ...], device: torch.device) -> int:
-    """How many pairs of matrices of `shape` fit: three matrices and four Gram matrices each, in float64."""
-    m, n = shape
-    short = min(m, n)
-    need = 8 * (3 * m * n + 4 * short * short)
+    """How many pairs of matrices of `shape` are worked on together."""
     room = _SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _CPU_WORKSPACE
-    return max(1, min(_MOST, int(room / need)))
+    return max(1, min(_MOST, int(room / pair_bytes(shape))))
+
+
+def pair_bytes(shape: tuple[int, ...]) -> int:
+    """Memory that a pair of matrices takes, nearly: W0, W1, ΔW and four Gram matrices in float64."""
+    m, n = shape
+    return 8 * (3 * m * n + 4 * min(m, n) ** 2)

@@ -231,7 +231,7 @@ def _operand(read: Tensor | LowRank, pair: Pair, device: torch.device) -> Stored
     eps = max(pair.base.dtype.eps or 0.0, entry.dtype.eps or 0.0)
     dtype = entry.dtype
     grid = Grid(dtype.eps, dtype.smallest) if dtype.eps and dtype.smallest and dtype.bits < 64 else None
-    return Stored(bases.oriented(read.to(device), pair), eps, grid)
+    return Stored(bases.oriented(read.to(device, non_blocking=True), pair), eps, grid)
 
 
 def _vector(label: str, pair: Pair) -> Vector:

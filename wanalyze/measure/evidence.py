@@ -236,6 +236,6 @@ def _merged(base: Base, tuned: Stored | LowRank, values: Tensor, edge: float | N
     if not isinstance(tuned, Stored) or tuned.grid is None or edge is None:
         return None
     above = int(signal_rank(values, edge))
-    if not 0 < above <= min(_MOST_MERGED, min(base.shape) // 8):
+    if not 0 < above <= min(_MOST_MERGED, min(base.shape) // 4):
         return None
     return merged_rank(base.matrix.dense(), tuned.matrix, tuned.grid, most=_MOST_MERGED, start=above)
