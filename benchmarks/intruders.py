@@ -21,7 +21,8 @@ from benchmarks.plain import Oracle, oracle, plain
 from wanalyze import measure
 from wanalyze.measure import Scope, Stored
 from wanalyze.operators import Dense
-from wanalyze.spectra.overlaps import GRID, Overlaps, overlaps
+from wanalyze.spectra.comparison import Overlaps
+from wanalyze.spectra.overlaps import GRID, overlaps
 from wanalyze.spectra.prepared import arrays_of, prepare, restore
 from wanalyze.spectra.rounding import Grid
 from wanalyze.spectra.values import spectra as values

@@ -11,9 +11,10 @@ from benchmarks.decisions import Cosines
 
 # In units of σ₁. A vector of W1 whose value has a neighbour as close as this turns with the last digits of stored
 # weights. Vectors of W0 as close as this turn with the last digits of the decomposition: float64 LAPACK is off by
-# some 10 eps · σ₁ / gap, an angle of 1e-6 at this gap. As close to zero there is no vector: null space.
+# some 10 eps · σ₁ / gap, an angle of 1e-6 at this gap. Below BASE_NULL there is no vector but null space, by definition.
 TUNED_SEPARATION = 1e-6
 BASE_SEPARATION = 1e-9
+BASE_NULL = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ def oracle(base: Tensor, tuned: Tensor, k: int) -> Oracle:
     """
     base_u, base_values, base_vh = torch.linalg.svd(base.to(torch.float64), full_matrices=False)
     tuned_u, tuned_values, tuned_vh = torch.linalg.svd(tuned.to(torch.float64), full_matrices=False)
-    alive = base_values > BASE_SEPARATION * base_values[0]
+    alive = base_values > BASE_NULL * base_values[0]
     base_group = _groups(base_values[alive], BASE_SEPARATION)
     tuned_group = _groups(tuned_values, TUNED_SEPARATION)
     wide = int((tuned_group <= tuned_group[k - 1]).sum())  # the last group may reach beyond k

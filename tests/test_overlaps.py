@@ -17,7 +17,8 @@ from tests.matrices import iterative, orthonormal, shaped, with_spectrum
 from wanalyze.errors import NumericsError
 from wanalyze.operators import Dense, LowRank, Sum
 from wanalyze.spectra.certificate import Base, Certificate, Pairs
-from wanalyze.spectra.overlaps import GRID, Overlaps, overlaps
+from wanalyze.spectra.comparison import Overlaps
+from wanalyze.spectra.overlaps import GRID, overlaps
 from wanalyze.spectra.prepared import arrays_of, prepare, restore, shapes_of
 from wanalyze.spectra.values import spectra
 

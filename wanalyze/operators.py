@@ -149,7 +149,7 @@ class Sum:
         return self.first.columns(block, dtype) + self.sign * self.second.columns(block, dtype)
 
     def dense(self) -> Tensor:
-        return self.first.dense() + self.sign * self.second.dense()
+        return self.columns(slice(0, self.shape[-1]), torch.float64)
 
 
 @dataclass(frozen=True, eq=False)

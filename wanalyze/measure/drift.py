@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from wanalyze.errors import NumericsError
 from wanalyze.operators import LowRank, Operator
 
 _ENTRIES = 2**19  # looked at together: they stay in the cache of a CPU
-_RANGE = (1e-140, 1e140)  # squares of what lies in it, summed, stay in float64
+_RANGE = {torch.float64: (1e-140, 1e140), torch.float32: (1e-14, 1e14)}  # squares of it, summed, stay in the dtype
 
 DRIFT = ("base_norm", "delta_norm", "relative_norm", "changed_fraction")
 
@@ -39,7 +40,8 @@ def drift(base: Operator, tuned: Operator, update: Operator) -> Drift:
         size0, size1 = (torch.linalg.vector_norm(part, dim=0) for part in (before, after))
         norms += size0.square().sum().item()
         changed += int(torch.count_nonzero(delta))
-        largest = max(largest, delta.abs().amax().item())
+        size = delta.abs().amax().item()
+        largest = size if size > largest or math.isnan(size) else largest
         moved += (size1 - size0).abs().sum().item()
         rows += len(size0)
         both = (size0 > 0) & (size1 > 0)
@@ -62,7 +64,7 @@ def _rows(base: Operator, tuned: Operator, update: Operator) -> Iterator[tuple[T
         yield (before, before + other, other) if by_factors else (before, other, other - before)
 
 
-def finite(tensor: Tensor, whose: str) -> Tensor:
+def finite(tensor: Tensor, whose: str, dtype: torch.dtype = torch.float64) -> Tensor:
     """`tensor` itself; refuses NaN and Inf with their position, and what would overflow or vanish when squared."""
     look = tensor.to(torch.float32) if tensor.element_size() == 1 else tensor
     low, high = (value.item() for value in look.aminmax())
@@ -70,14 +72,15 @@ def finite(tensor: Tensor, whose: str) -> Tensor:
         bad = ~look.isfinite()
         position = torch.nonzero(bad)[0].tolist()
         raise NumericsError(f"{whose} holds {look[tuple(position)].item()} at {position}; not a number to measure")
-    check_range(max(-low, high), whose)
+    check_range(max(-low, high), whose, dtype)
     return tensor
 
 
-def check_range(largest: float, whose: str) -> None:
-    """Norms and ranks square what they are given: refuse what would overflow or vanish."""
-    if not (largest == 0 or _RANGE[0] <= largest <= _RANGE[1]):
-        raise NumericsError(f"{whose} has entries up to {largest:.3g}, outside {_RANGE[0]:g} to {_RANGE[1]:g}")
+def check_range(largest: float, whose: str, dtype: torch.dtype = torch.float64) -> None:
+    """Norms and ranks square what they are given: refuse what would overflow or vanish in `dtype`."""
+    low, high = _RANGE[dtype]
+    if not (largest == 0 or low <= largest <= high):
+        raise NumericsError(f"{whose} has entries up to {largest:.3g}, outside {low:g} to {high:g}")
 
 
 # --- vectors: norms and biases have a drift, and no spectrum ---

@@ -83,7 +83,7 @@ class Evidence:
 
 def resident(tensor: Tensor, whose: str, dtype: torch.dtype) -> Operator:
     """A finite matrix, in `dtype` at once where that takes little memory."""
-    finite(tensor, whose)
+    finite(tensor, whose, dtype)
     return Dense(widened(tensor, dtype)) if tensor.numel() <= _RESIDENT else Dense(tensor)
 
 
@@ -96,7 +96,7 @@ def prepare(
     """
     operators = [resident(matrix, "base", scope.dtype) for matrix in matrices]
     known = known or [None] * len(matrices)
-    missing = [i for i, matrix in enumerate(matrices) if known[i] is None and matrix.any()]
+    missing = [i for i, matrix in enumerate(matrices) if known[i] is None and operators[i].dense().any()]
     k = leading_count(scope, matrices[0].shape)
     made = prepare_spectra([operators[i] for i in missing], k, scope.dtype) if missing else []
     prepared: dict[int, Prepared] = dict(zip(missing, made, strict=True))
@@ -134,7 +134,7 @@ def _operators(base: Base, tuned: Stored | LowRank, dtype: torch.dtype) -> tuple
     """W1 and ΔW; of an adapter neither is written out."""
     if isinstance(tuned, LowRank):
         left, right = (
-            widened(finite(factor, whose), dtype)
+            widened(finite(factor, whose, dtype), dtype)
             for factor, whose in ((tuned.left, "factor B"), (tuned.right, "factor A"))
         )
         update = LowRank(left, right, tuned.scale)
@@ -153,9 +153,9 @@ def _evidence(
     scope: Scope,
 ) -> list[Evidence]:
     wholes, updates = ([pair[place] for pair in operators] for place in (0, 1))
-    found = spectra([*wholes, *updates], scope.dtype)
+    found = spectra([*wholes, *updates])
     of_tuned, of_update = found[: len(wholes)], found[len(wholes) :]
-    of_update = [resolved(*pair, scope.dtype) for pair in zip(updates, of_update, strict=True)]
+    of_update = [resolved(*pair) for pair in zip(updates, of_update, strict=True)]
     edges = [_edge(stored) for stored in tuned]
     top = _leading_of_updates(updates, of_update, edges, scope)
     sides = _sides(bases, wholes, of_tuned, scope)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from wanalyze.intruders import Enclosure, is_intruder
 from wanalyze.metrics import METRICS
-from wanalyze.spectra.overlaps import GRID, Overlaps
+from wanalyze.spectra.comparison import Overlaps
+from wanalyze.spectra.overlaps import GRID
 
 
 @dataclass(frozen=True)

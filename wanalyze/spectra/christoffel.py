@@ -15,60 +15,70 @@ from torch import Tensor
 from wanalyze.spectra.krylov import Ritz
 
 _CHUNK = 2**22  # entries of the tables of one chunk of eigenvalues
-# Cholesky of MᵀM loses what lies below the root of rounding; such λ, next to a Ritz value, get a QR of M.
-_PIVOT = 1e-5
+_NEAR = 1e-4  # relative change of a row by the error of σ; nearer rows would be noise
+# Cholesky of MᵀM loses the square of the spread of its pivots; λ next to a Ritz value get a QR of M.
+_SPREAD = 1e4
 
 
-def christoffel(ritz: Ritz, width: int, columns: Tensor, dropped: Tensor, values: Tensor) -> Tensor:
-    """Bounds on ⟨x_i, v⟩² (len(values), len(columns)) for the singular vectors v of W at the singular `values`.
+def christoffel(ritz: Ritz, width: int, columns: Tensor, dropped: Tensor, values: Tensor, blur: Tensor) -> Tensor:
+    """Bounds on |⟨x_i, v⟩| (len(values), len(columns)) for the singular vectors v of W at the singular `values`.
 
     `columns` are indices into the start block, `width` its size; rows of `dropped` Ritz pairs are left out: they
-    have converged, and what they hold of x_i is bounded by the caller.
+    have converged, and what they hold of x_i is bounded by the caller. Each value may be off by its `blur`, rounding
+    of the recurrence included. That changes a row of M by blur / |θ − σ| of itself; rows so near that this is more than
+    _NEAR are not constrained at all.
     """
     rows = ~dropped
     theta = ritz.values[rows]
     first, last = ritz.left[columns][:, rows], ritz.left[-width:][:, rows]
-    mass = first.square().sum(1)
+    mass = first.square().sum(1).sqrt()
     if len(theta) <= width:
         return mass.expand(len(values), -1)
     products = (last[:, None] * last).reshape(width * width, -1).mT.contiguous()
     shares = (last[:, None] * first).reshape(width * len(columns), -1).mT.contiguous()
     step = max(16, _CHUNK // (len(theta) + width * width))
-    chunks = (values[start : start + step] for start in range(0, len(values), step))
-    parts = [_bound(theta, first, last, products, shares, chunk) for chunk in chunks]
-    return torch.minimum(torch.cat(parts), mass)
+    bounds = []
+    for start in range(0, len(values), step):
+        chunk = slice(start, start + step)
+        moved = 2 * blur[chunk, None] / (theta - values[chunk, None]).abs()
+        near = moved > _NEAR
+        weights = _weights(theta, values[chunk], near)
+        energy = _energy(weights, first, last, products, shares) + near.to(first.dtype) @ first.square().mT
+        moved = moved.masked_fill(near, 0.0).amax(1, keepdim=True)
+        bounds.append(energy.sqrt() * (1 + moved) + moved * mass)
+    return torch.minimum(torch.cat(bounds), mass)
 
 
-def _bound(theta: Tensor, first: Tensor, last: Tensor, products: Tensor, shares: Tensor, values: Tensor) -> Tensor:
-    """Σ over columns of (MᵀM)^-1/2 Mᵀ s_i, for one chunk of values, by b x b Cholesky factors."""
+def _energy(weights: Tensor, first: Tensor, last: Tensor, products: Tensor, shares: Tensor) -> Tensor:
+    """‖P_range(M) s_i‖² for one chunk of values: ‖(MᵀM)^-1/2 Mᵀ s_i‖², by b x b Cholesky factors."""
     width, count = last.shape[0], first.shape[0]
-    weights = _weights(theta, values)
     normal = (weights.square() @ products).reshape(-1, width, width)
     right = (weights @ shares).reshape(-1, width, count)
     factor, info = torch.linalg.cholesky_ex(normal)
     pivots = factor.diagonal(dim1=-2, dim2=-1)
-    sound = (info == 0) & (pivots.amin(-1) > _PIVOT * pivots.amax(-1))
-    bound = values.new_zeros(len(values), count)
+    spread = pivots.amax(-1) / pivots.amin(-1)
+    sound = (info == 0) & (spread < _SPREAD)
+    energy = weights.new_zeros(len(weights), count)
     half = torch.linalg.solve_triangular(factor[sound], right[sound], upper=False)
-    bound[sound] = half.square().sum(1)
-    for i in torch.nonzero(~sound)[:, 0].tolist():
-        bound[i] = _bound_by_qr(weights[i], first, last)
-    return bound
+    lost = width * torch.finfo(weights.dtype).eps * spread[sound, None].square()
+    energy[sound] = half.square().sum(1) + lost
+    if not sound.all():
+        energy[~sound] = _energy_by_qr(weights[~sound], first, last)
+    return energy
 
 
-def _weights(theta: Tensor, values: Tensor) -> Tensor:
-    """1 / (θ² − σ²) as (θ − σ)(θ + σ), which keeps rounding at eps · σ₁, scaled to at most 1."""
+def _weights(theta: Tensor, values: Tensor, near: Tensor) -> Tensor:
+    """1 / (θ² − σ²) as (θ − σ)(θ + σ), which keeps rounding at eps · σ₁, scaled to at most 1; 0 where too near."""
     distance = (theta - values[:, None]) * (theta + values[:, None])
-    least = torch.finfo(theta.dtype).eps * theta.amax().square()
-    distance = torch.where(distance.abs() < least, least, distance)
-    weights: Tensor = distance.reciprocal()
-    return weights / weights.abs().amax(1, keepdim=True)
+    weights: Tensor = distance.masked_fill(near, torch.inf).reciprocal()
+    return weights / weights.abs().amax(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
 
 
-def _bound_by_qr(weights: Tensor, first: Tensor, last: Tensor) -> Tensor:
+def _energy_by_qr(weights: Tensor, first: Tensor, last: Tensor) -> Tensor:
     # Rows in falling order keep a graded matrix's small rows out of the rounding of the large ones; where M is
-    # short of rank Q holds more than its range, and the bound is the larger for it.
-    order = weights.abs().argsort(descending=True)
-    basis, _ = torch.linalg.qr(weights[order, None] * last.mT[order])
-    held: Tensor = (first[:, order] @ basis).square().sum(1)
+    # short of rank Q holds more than its range, and the energy is the larger for it.
+    order = weights.abs().argsort(dim=1, descending=True)
+    rows = weights.gather(1, order)[..., None] * last.mT[order]
+    basis, _ = torch.linalg.qr(rows)
+    held: Tensor = (first.mT[order].mT @ basis).square().sum(-1)
     return held

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wanalyze.errors import NumericsError
-from wanalyze.operators import Dense, LowRank, Operator
+from wanalyze.operators import Dense, LowRank, Operator, widened
 
 EPS = torch.finfo(torch.float64).eps
 KEPT = 1e-3  # of the largest value: what one Gram matrix is trusted with, see `_tall`
@@ -36,7 +36,7 @@ def decompose(matrix: Operator) -> Decomposition:
     """
     if isinstance(matrix, LowRank):
         return _low_rank(matrix)
-    dense = matrix.dense().to(torch.float64)
+    dense = matrix.columns(slice(0, matrix.shape[-1]), torch.float64)
     flat = dense.reshape(-1, *dense.shape[-2:])
     parts = [_one(item) for item in flat]
     u, values, v = (torch.stack(column) for column in zip(*parts, strict=True))
@@ -55,8 +55,8 @@ def power_of_two(size: float) -> float:
 
 def _low_rank(matrix: LowRank) -> Decomposition:
     # sv(s B A) = sv(s R_B R_Aᵀ) with B = Q_B R_B and Aᵀ = Q_A R_A: the m x n product is never formed.
-    q_left, r_left = torch.linalg.qr(matrix.left.to(torch.float64))
-    q_right, r_right = torch.linalg.qr(matrix.right.mT.to(torch.float64))
+    q_left, r_left = torch.linalg.qr(widened(matrix.left, torch.float64))
+    q_right, r_right = torch.linalg.qr(widened(matrix.right.mT, torch.float64))
     core = decompose(Dense(matrix.scale * (r_left @ r_right.mT)))
     return Decomposition(q_left @ core.u, core.values, q_right @ core.v)
 

@@ -20,13 +20,13 @@ def singular_values(matrix: Operator) -> Tensor:
     return resolved(matrix, spectra([matrix])[0]).values
 
 
-def resolved(matrix: Operator, found: Spectrum, dtype: torch.dtype = torch.float64) -> Spectrum:
+def resolved(matrix: Operator, found: Spectrum) -> Spectrum:
     """`found`, or better where rounding of the Gram matrix is a visible share of Σσ.
 
     An update that is low-rank but for the rounding of a float32 checkpoint is such a case: its leading triplets are
-    taken out, and what is left has its own Gram matrix. In a `dtype` below float64 nothing is gained by it.
+    taken out, and what is left has its own Gram matrix.
     """
-    return _resolved(matrix, found, _ROUNDS) if dtype == torch.float64 else found
+    return _resolved(matrix, found, _ROUNDS)
 
 
 def _resolved(matrix: Operator, found: Spectrum, rounds: int) -> Spectrum:

@@ -25,14 +25,18 @@ class Interior:
         lower = lower.tril()
         self.gram = lower + lower.tril(-1).mT
 
-    def near(self, value: float, direction: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def near(self, value: float, direction: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         """(near (r, p), far, values (p), residual (p)) next to `value`, from a direction (r) on the short side.
+
+        None where the shift is an eigenvalue to the last digit, which cannot be inverted.
 
         Wᵀ · near = values · far exactly; the residual is that of W · far = values · near, with rounding.
         """
         r = len(direction)
         shifted = self.gram - (value / self.scale) ** 2 * torch.eye(r, dtype=self.gram.dtype, device=self.gram.device)
-        factors = torch.linalg.lu_factor(shifted)
+        *factors, info = torch.linalg.lu_factor_ex(shifted)
+        if info.item():
+            return None
         generator = torch.Generator().manual_seed(0)
         random = torch.randn(r, _BLOCK - 1, generator=generator, dtype=torch.float64).to(direction)
         block = torch.cat([direction[:, None], random], 1)

@@ -97,8 +97,18 @@ def _ritz(small: Tensor, coupling: Tensor, eps: float) -> Ritz:
 
 
 def _orthonormal(block: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Q, R with block = basis (basisᵀ block) + Q R and Q orthonormal to the basis: twice is enough."""
+    """Q, R with block = basis (basisᵀ block) + Q R and Q orthonormal to the basis: twice is enough.
+
+    Where nothing is left of the block, random directions take its place: those of a QR may lie in the basis.
+    """
     found, first = _thin_qr(_without(block, basis))
+    held = torch.linalg.vector_norm(first, dim=-1)  # by each direction of the block: the rows of R
+    dead = held <= torch.finfo(block.dtype).eps * torch.linalg.matrix_norm(block)[..., None]
+    if dead.any():
+        generator = torch.Generator().manual_seed(basis.shape[-1])
+        random = torch.randn(found.shape[-2:], generator=generator, dtype=torch.float64).to(found)
+        found = torch.where(dead[..., None, :], _thin_qr(_without(random.expand_as(found), basis))[0], found)
+        first = torch.where(dead[..., None], 0.0, first)
     found, second = _thin_qr(_without(found, basis))
     return found, second @ first
 

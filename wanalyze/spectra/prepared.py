@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -11,12 +11,23 @@ from torch import Tensor
 
 from wanalyze.operators import Operator
 from wanalyze.spectra.certificate import Base, Pairs
-from wanalyze.spectra.decomposition import EPS, KEPT, Decomposition
+from wanalyze.spectra.decomposition import EPS, KEPT, Decomposition, decompose
 from wanalyze.spectra.triplets import Triplets, leading_triplets
-from wanalyze.spectra.values import BACKWARD_ERROR, Spectrum, gram, spectra
+from wanalyze.spectra.values import BACKWARD_ERROR, Spectrum, exact, gram, spectra
 
 _LEADING = ("u", "values", "v", "residual", "angle", "group")
 _LEADING_STEPS = 10  # of a Krylov space for the leading triplets: those that need more are not leading much
+
+
+@dataclass(frozen=True, eq=False)
+class _Vectors:
+    """All singular vectors of W0: `near` (r, p) on the short side, `far` on the long one, None if not formed."""
+
+    near: Tensor
+    far: Tensor | None
+    values: Tensor
+    residual: Tensor
+    relative: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +38,7 @@ class Prepared:
     spectrum: Spectrum
     leading: Triplets
     dtype: torch.dtype = torch.float64
-    _whole: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _vectors: list[_Vectors] = field(default_factory=list, init=False)  # none or one, for all that is compared
 
     @cached_property
     def clusters(self) -> Base:
@@ -35,8 +46,8 @@ class Prepared:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all its vectors are at hand, or cost no more than a look at a few."""
-        return bool(self._whole) or self.spectrum.svd is not None
+        """Whether all vectors are at hand."""
+        return bool(self._vectors) or self.spectrum.svd is not None
 
     def leading_pairs(self, directions: Tensor, side: str) -> Pairs:
         """The leading triplets seen from `directions` (m or n, d)."""
@@ -44,22 +55,27 @@ class Prepared:
         cosine = (vectors.mT @ directions.to(vectors)).abs()
         return Pairs(cosine.cpu(), self.leading.values.cpu(), self.leading.residual.cpu())
 
+    @cached_property
+    def exact(self) -> Prepared:
+        """The same with all triplets, good to the last digits of σ₁ whatever their values; costs several `eigh`."""
+        return replace(self, spectrum=exact(decompose(self.matrix)))
+
     def all_pairs(self, directions: Tensor, side: str) -> Pairs:
-        """All triplets seen from `directions`: the last resort, one `eigh` of a Gram matrix, done once."""
-        if not self._whole:
-            svd = self.spectrum.svd
-            self._whole["svd"] = _by_gram(self) if svd is None else _small(svd)
-        near, far, values, residual = self._whole["svd"]
+        """All triplets seen from `directions`: one `eigh` of a Gram matrix, done once, if they are not at hand."""
+        if not self._vectors:
+            self._vectors.append(_by_gram(self) if self.spectrum.svd is None else _of_svd(self.spectrum.svd))
+        (found,) = self._vectors
         m, n = self.matrix.shape
-        directions = directions.to(near)
+        directions = directions.to(found.near)
+        relative = torch.zeros_like(found.relative)
         if (side == "left") == (m <= n):
-            cosine = near.mT @ directions
-        elif far.numel():
-            cosine = far.mT @ directions
+            cosine = found.near.mT @ directions
+        elif found.far is not None:
+            cosine = found.far.mT @ directions
         else:  # v_j = Wᵀu_j / σ_j, never formed
             across = (self.matrix if side == "right" else self.matrix.T) @ directions
-            cosine = (near.mT @ across) / values[:, None]
-        return Pairs(cosine.abs().cpu(), values.cpu(), residual.cpu())
+            cosine, relative = (found.near.mT @ across) / found.values[:, None], found.relative
+        return Pairs(cosine.abs().cpu(), found.values.cpu(), found.residual.cpu(), relative.cpu())
 
 
 def arrays_of(prepared: Prepared) -> dict[str, Tensor]:
@@ -87,24 +103,25 @@ def restore(matrix: Operator, arrays: Mapping[str, Tensor], device: torch.device
 
 def prepare(matrices: Sequence[Operator], k: int, dtype: torch.dtype = torch.float64) -> list[Prepared]:
     """Values and the k leading triplets of each matrix (m, n), none of them zero, all of one shape."""
-    found = spectra(matrices, dtype)
+    found = spectra(matrices)
     leading = leading_triplets(matrices, k, found, tolerance=1e-6, most_steps=_LEADING_STEPS, settle=False, dtype=dtype)
     return [Prepared(*parts, dtype) for parts in zip(matrices, found, leading, strict=True)]
 
 
-def _small(svd: Decomposition) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _of_svd(svd: Decomposition) -> _Vectors:
     alive = svd.values > 0
     values = svd.values[alive]
     residual = BACKWARD_ERROR * EPS * values[0] * (values[0] / values).clamp(max=1 / KEPT)
     sides = (svd.u[:, alive], svd.v[:, alive])
     near, far = sides if len(svd.u) <= len(svd.v) else sides[::-1]
-    return near, far, values, residual
+    return _Vectors(near, far, values, residual, torch.zeros_like(values))
 
 
-def _by_gram(base: Prepared) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _by_gram(base: Prepared) -> _Vectors:
     vectors = torch.linalg.eigh(gram(base.matrix)[0]).eigenvectors.flip(-1)
-    alive = len(base.clusters.values)
-    values = base.clusters.values.to(vectors)
-    # An error of eps · σ₁² in a Gram matrix is a residual of eps · σ₁² / σ in W.
+    clusters = base.clusters
+    values = clusters.values.to(vectors)
+    # An error of eps · σ₁² in a Gram matrix is a residual of eps · σ₁² / σ in W, and one as large in σ itself.
     residual = BACKWARD_ERROR * EPS * values[0] * (values[0] / values)
-    return vectors[:, :alive], vectors[:0], values, residual
+    relative = (residual + clusters.error.to(values)) / values
+    return _Vectors(vectors[:, : len(values)], None, values, residual, relative)

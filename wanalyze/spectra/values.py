@@ -15,7 +15,7 @@ from wanalyze.spectra.decomposition import EPS, Decomposition, decompose, power_
 
 SMALL = 768  # up to this short side an `eigh` of the Gram matrix costs no more than what would replace it
 BACKWARD_ERROR = 32.0  # of an eigenvalue of a Gram matrix, in units of eps · σ₁²; LAPACK's constant is smaller
-_SAFE = {torch.float64: (1e-200, 1e200), torch.float32: (1e-18, 1e18)}  # sums of squares that lose nothing
+_SAFE = (1e-200, 1e200)  # sums of squares that lose nothing
 _PANELS = 16  # of the lower triangle of a Gram matrix: 17/32 of the work of the whole
 _ON_CUDA = 4  # eigenvalue problems in flight: one alone leaves most of a GPU idle
 _IN_FLIGHT = 2**30  # bytes of Gram matrices held at once
@@ -33,12 +33,11 @@ class Spectrum:
     svd: Decomposition | None = None
 
 
-def spectra(matrices: Sequence[Operator], dtype: torch.dtype = torch.float64) -> list[Spectrum]:
+def spectra(matrices: Sequence[Operator]) -> list[Spectrum]:
     """All min(m, n) singular values of each matrix (m, n); for `LowRank` the first min(m, n, r), the rest being zero.
 
     By the eigenvalues of the Gram matrix on the short side, several in flight: a value σ is good to
     eps · σ₁² / σ, see `error`, and nothing below 1e-7 σ₁ is. `deflation.resolved` is for where that matters.
-    `dtype` float32 is quick and an estimate.
     """
     found: dict[int, Spectrum] = {
         i: exact(decompose(matrix))
@@ -46,34 +45,34 @@ def spectra(matrices: Sequence[Operator], dtype: torch.dtype = torch.float64) ->
         if isinstance(matrix, LowRank) or min(matrix.shape) <= SMALL
     }
     waiting = [i for i in range(len(matrices)) if i not in found]
-    for group in _groups(waiting, matrices, dtype):
-        grams, scales = zip(*(gram(matrices[i], dtype) for i in group), strict=True)
+    for group in _groups(waiting, matrices):
+        grams, scales = zip(*(gram(matrices[i]) for i in group), strict=True)
         for i, scale, eigenvalues in zip(group, scales, _eigenvalues(grams), strict=True):
             found[i] = from_gram(eigenvalues, scale)
     return [found[i] for i in range(len(matrices))]
 
 
-def gram(matrix: Operator, dtype: torch.dtype = torch.float64) -> tuple[Tensor, float]:
+def gram(matrix: Operator) -> tuple[Tensor, float]:
     """The lower triangle of W Wᵀ or Wᵀ W, whichever is smaller, of W / scale (m, n), and the scale.
 
-    Accumulated over column blocks, so W is never held in `dtype` as a whole; above the diagonal, zeros or remains.
-    The scale is 1 unless squares would leave the range of `dtype`.
+    In float64, over column blocks, so W is never held in float64 as a whole; above the diagonal, zeros or remains.
+    The scale is 1 unless squares would leave the range.
     """
     short = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.T
-    found = _gram(short, 1.0, dtype)
-    low, high = _SAFE[dtype]
+    found = _gram(short, 1.0)
+    low, high = _SAFE
     if low <= found.diagonal().amax() <= high:
         return found, 1.0
     scale = power_of_two(largest_entry(short))
-    return _gram(short, scale, dtype), scale
+    return _gram(short, scale), scale
 
 
-def _gram(short: Operator, scale: float, dtype: torch.dtype) -> Tensor:
+def _gram(short: Operator, scale: float) -> Tensor:
     r = short.shape[-2]
     step = max(-(-r // _PANELS), 64)
     total: Tensor | None = None
     for block in column_blocks(short):
-        part = short.columns(block, dtype)
+        part = short.columns(block, torch.float64)
         part = part if scale == 1 else part / scale
         total = part.new_zeros(r, r) if total is None else total
         for start in range(0, r, step):
@@ -93,11 +92,11 @@ def largest_entry(matrix: Operator) -> float:
     return max(max(-low.item(), high.item()) for low, high in ends)
 
 
-def _groups(waiting: Sequence[int], matrices: Sequence[Operator], dtype: torch.dtype) -> list[list[int]]:
+def _groups(waiting: Sequence[int], matrices: Sequence[Operator]) -> list[list[int]]:
     groups: list[list[int]] = []
     held = 0
     for i in waiting:
-        size = min(matrices[i].shape) ** 2 * dtype.itemsize
+        size = 8 * min(matrices[i].shape) ** 2
         if not groups or held + size > _IN_FLIGHT:
             groups.append([])
             held = 0
