@@ -28,6 +28,7 @@ from wanalyze.spectra.rounding import Grid
 from wanalyze.spectra.values import spectra as values
 
 K = 10
+UPPER = tuple(epsilon for epsilon in GRID if epsilon >= 0.5)
 COLUMNS = (
     ("pair", "plain s", "all s", "×", "overlaps s", "×", "cached s", "×", "peak GB"),
     ("wrong", "undecided before eigh", "undecided", "of"),
@@ -47,6 +48,7 @@ class Row:
     peak: int | None
     settled: Tally = field(default_factory=Tally)
     open: Tally = field(default_factory=Tally)
+    open_upper: Tally = field(default_factory=Tally)
 
     def cells(self) -> list[str]:
         times = [self.everything, self.overlaps, self.cached]
@@ -115,13 +117,14 @@ def _check(row: Row, base: Tensor, tuned: Tensor, wide: Dense, other: Dense) -> 
     truth = oracle(base.cpu(), tuned.cpu(), k)
     prepared = prepare([wide], K + 6)
     spectra = values([other])
-    row.open = _tally(overlaps([other], spectra, prepared, k=k, settle=False)[0], truth)
+    without = overlaps([other], spectra, prepared, k=k, settle=False)[0]
+    row.open, row.open_upper = _tally(without, truth), _tally(without, truth, UPPER)
     row.settled = _tally(overlaps([other], spectra, prepared, k=k)[0], truth)
 
 
-def _tally(found: tuple[Overlaps, Overlaps], truth: Oracle) -> Tally:
+def _tally(found: tuple[Overlaps, Overlaps], truth: Oracle, epsilons: Sequence[float] = GRID) -> Tally:
     sides = zip(found, (truth.left, truth.right), strict=True)
-    return sum((decisions(Cosines(o.low, o.high, o.alone), true, GRID) for o, true in sides), Tally())
+    return sum((decisions(Cosines(o.low, o.high, o.alone), true, epsilons) for o, true in sides), Tally())
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -135,15 +138,17 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _say_totals(rows: Sequence[Row]) -> None:
-    settled, left = (sum((getattr(row, name) for row in rows), Tally()) for name in ("settled", "open"))
+    settled, left, upper = (
+        sum((getattr(row, name) for row in rows), Tally()) for name in ("settled", "open", "open_upper")
+    )
     total = settled.right + settled.wrong + settled.undecided + settled.unfounded
     if total:
         share = 100 * left.undecided / total
         say("")
         say(
             f"{total} decisions: {settled.wrong} wrong, {settled.violations} enclosures without the truth, "
-            f"{settled.unfounded} unfounded; undecided before the last fall-back {left.undecided} ({share:.2f} %), "
-            f"after it {settled.undecided}"
+            f"{settled.unfounded} unfounded; undecided before the last fall-back {left.undecided} ({share:.2f} %; "
+            f"{upper.undecided} of those at ε of 0.5 and more), after it {settled.undecided}"
         )
 
 

@@ -11,7 +11,7 @@ from benchmarks.decisions import Cosines
 
 # In units of σ₁. A vector of W1 whose value has a neighbour as close as this turns with the last digits of stored
 # weights. Vectors of W0 as close as this turn with the last digits of the decomposition: float64 LAPACK is off by
-# some 10 eps · σ₁ / gap, an angle of 1e-6 at this gap. Below BASE_NULL there is no vector but null space, by definition.
+# some 10 eps · σ₁ / gap, an angle of 1e-6 at this gap. Below BASE_NULL there is null space, by definition.
 TUNED_SEPARATION = 1e-6
 BASE_SEPARATION = 1e-9
 BASE_NULL = 1e-7

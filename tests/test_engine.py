@@ -220,3 +220,24 @@ def test_a_wrong_cache_limit_is_explained(pair: tuple[Path, ...], cli: Run, monk
     assert done.code == 2
     assert "WANALYZE_CACHE_LIMIT" in done.err
     assert "much" in done.err
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-20])
+def test_what_float32_does_not_hold_is_refused_with_its_range(tmp_path: Path, size: float) -> None:
+    base = save_checkpoint(tmp_path / "b", {"w.weight": size * normal(20, 10)})
+    tuned = save_checkpoint(tmp_path / "t", {"w.weight": size * normal(20, 10, seed=1)})
+    (module,) = wanalyze.compare(base, tuned, precision="fast").modules
+    assert module.status.value == "failed"
+    assert "outside 1e-14 to 1e+14" in (module.reason or "")
+    (module,) = wanalyze.compare(base, tuned).modules
+    assert module.status.value == "measured"
+
+
+def test_a_solver_that_fails_is_a_failed_matrix(pair: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(matrix: torch.Tensor) -> None:
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", broken)
+    result = wanalyze.compare(pair[0], pair[1])
+    assert {module.status.value for module in result.modules} == {"failed"}
+    assert "did not converge" in (result.modules[0].reason or "")

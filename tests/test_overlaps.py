@@ -235,3 +235,70 @@ def test_a_certificate_knows_nothing_at_first_and_all_from_all_vectors() -> None
     cosine = (u.mT @ direction).abs().mT
     assert torch.allclose(certificate.low, cosine, atol=1e-9)
     assert torch.allclose(certificate.high, cosine, atol=1e-9)
+
+
+# --- what a review broke ---
+
+
+def steep_with_intruders(m: int, n: int, decades: float) -> tuple[Tensor, Tensor]:
+    """W0 over many decades and W1 with its top vectors leaning on weak ones of W0."""
+    base = with_spectrum(10 ** (-decades * torch.arange(n, dtype=torch.float64) / n), m, n, seed=3)
+    u, _, vh = torch.linalg.svd(base, full_matrices=False)
+    update = torch.zeros_like(base)
+    for i, j in enumerate((n // 60, n // 12, n // 4)):
+        left = u[:, j] + 0.3 * orthonormal(m, 1, seed=i)[:, 0]
+        update += (1.5 - 0.2 * i) * torch.outer(left, vh[j] + 0.3 * orthonormal(n, 1, seed=9 + i)[:, 0])
+    return base, base + update
+
+
+@pytest.mark.parametrize("decades", [2, 4, 6])
+@pytest.mark.parametrize("shape", [(240, 240), (300, 240)])
+def test_errors_of_small_values_do_not_make_a_bound_too_tight(shape: tuple[int, int], decades: float) -> None:
+    with iterative():
+        enclosed(*steep_with_intruders(*shape, decades))
+
+
+@pytest.mark.parametrize("last", [2e-8, 5e-8, 9e-8, 3e-7])
+def test_a_value_in_the_null_space_claims_no_vector(last: float) -> None:
+    spectrum = torch.linspace(1, 0.5, 100, dtype=torch.float64)
+    spectrum[-1] = last
+    u, v = orthonormal(100, 100, seed=1), orthonormal(100, 100, seed=2)
+    base = (u * spectrum) @ v.mT
+    tuned = base + 10 * torch.outer(u[:, 98] + u[:, 99], v[:, 98] + v[:, 99])
+    enclosed(base, tuned)
+    with iterative():
+        enclosed(base, tuned)
+
+
+@pytest.mark.parametrize("last", [1e-4, 1e-6, 3e-7])
+def test_the_long_side_knows_the_error_of_its_values(last: float) -> None:
+    spectrum = torch.linspace(2, 1, 120, dtype=torch.float64)
+    spectrum[-1] = 2 * last
+    u, v = orthonormal(120, 120, seed=1), orthonormal(120, 120, seed=2)
+    base = (u * spectrum) @ v.mT
+    with iterative():
+        enclosed(base, base + 20 * torch.outer(u[:, 3], 0.3 * v[:, 5] + 0.954 * v[:, 119]))
+
+
+def test_an_exact_shift_is_no_crash() -> None:
+    base = torch.diag(torch.arange(200.0, 0, -1, dtype=torch.float64))
+    direction = torch.eye(200, dtype=torch.float64)[:, 70] + 0.02 * orthonormal(200, 1, seed=2)[:, 0]
+    with iterative():
+        enclosed(base, base + 1000 * torch.outer(direction, direction))
+
+
+def test_a_subspace_cut_off_by_a_partial_spectrum_is_not_taken_for_whole() -> None:
+    base, tuned = shaped("power law", 120, 120), orthonormal(120, 120, seed=4)
+    with iterative():
+        for side in overlaps([Dense(tuned)], None, prepare([Dense(base)], 8), k=K)[0]:
+            assert not side.alone.any()
+            assert side.high.tolist() == [1.0, 1.0]
+
+
+def test_many_directions_take_the_short_way() -> None:
+    base, tuned = shaped("flat", 400, 400), shaped("flat", 400, 400) + 0.1 * shaped("power law", 400, 400).flip(1)
+    with iterative():
+        k = 200
+        truth = oracle(base, tuned, k)
+        for ours, true in zip(found(base, tuned, k), (truth.left, truth.right), strict=True):
+            assert ((ours.low <= true.high + 1e-7) & (ours.high >= true.low - 1e-7)).all()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+import torch
+from torch import Tensor
+
+from wanalyze.errors import NumericsError
 from wanalyze.measure.compute import COMPUTE
 from wanalyze.measure.drift import DRIFT, Drift, measure_vector, untouched_vector
-from wanalyze.measure.evidence import Base, Evidence, Stored, gather, leading_count, prepare
+from wanalyze.measure.evidence import Base, Evidence, Stored, gather, leading_count
+from wanalyze.measure.evidence import prepare as prepare_bases
 from wanalyze.measure.measurement import (
     Ambiguous,
     Measurement,
@@ -45,7 +51,27 @@ def compare(bases: Sequence[Base], tuned: Sequence[Stored | LowRank], scope: Sco
 
     NumericsError if any of them cannot be measured: alone, the others can.
     """
-    return [_measurement(*pair, scope) for pair in zip(bases, gather(bases, tuned, scope), strict=True)]
+    with _as_numerics_error():
+        return [_measurement(*pair, scope) for pair in zip(bases, gather(bases, tuned, scope), strict=True)]
+
+
+def prepare(
+    matrices: Sequence[Tensor], scope: Scope, known: Sequence[Mapping[str, Tensor] | None] | None = None
+) -> list[Base]:
+    """Matrices of the base, of one shape, with what all comparisons share; NumericsError if one is not finite.
+
+    `known` holds what an earlier run found of some of them: `spectra.prepared.arrays_of`.
+    """
+    with _as_numerics_error():
+        return prepare_bases(matrices, scope, known)
+
+
+@contextmanager
+def _as_numerics_error() -> Iterator[None]:
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise NumericsError(f"a decomposition failed: {error}") from error
 
 
 def _measurement(base: Base, found: Evidence | Drift, scope: Scope) -> Measurement:

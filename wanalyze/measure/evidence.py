@@ -90,10 +90,7 @@ def resident(tensor: Tensor, whose: str, dtype: torch.dtype) -> Operator:
 def prepare(
     matrices: Sequence[Tensor], scope: Scope, known: Sequence[Mapping[str, Tensor] | None] | None = None
 ) -> list[Base]:
-    """Matrices of the base, of one shape, with what all comparisons share; NumericsError if one is not finite.
-
-    `known` holds what an earlier run found of some of them: `arrays_of(base)`.
-    """
+    """Matrices of the base and what all comparisons share; `known` is what an earlier run found of some of them."""
     operators = [resident(matrix, "base", scope.dtype) for matrix in matrices]
     known = known or [None] * len(matrices)
     missing = [i for i, matrix in enumerate(matrices) if known[i] is None and operators[i].dense().any()]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wanalyze.intruders import Enclosure, is_intruder
 from wanalyze.metrics import METRICS
+from wanalyze.spectra.certificate import NULL
 from wanalyze.spectra.comparison import Overlaps
 from wanalyze.spectra.overlaps import GRID
 
@@ -107,6 +108,8 @@ def unchanged(
     outcomes |= dict.fromkeys(("intruder_energy_left", "intruder_energy_right"), 0.0)
     outcomes["base_norm"] = base_norm
     k = min(scope.top_k, *shape)
+    if base_values is not None:
+        k = min(k, int((base_values > NULL * base_values[0]).sum()))
     side = Side(((1.0, 1.0),) * k, tuple(range(k)))
     spectra = {} if base_values is None else {"base_values": base_values}
     return Measurement(False, *_split(outcomes), side, side, spectra)
