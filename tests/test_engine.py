@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -86,22 +87,36 @@ def test_one_bad_matrix_of_a_batch_fails_alone(pair: tuple[Path, ...], tmp_path:
 # --- out of GPU memory ---
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
+    ],
+    ids=["torch", "cusolver"],
+)
 def test_out_of_memory_halves_the_batch_and_ends_on_the_cpu(
-    pair: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
     base, *tuned = pair
     expected = wanalyze.compare(base, *tuned)
+    plan = wanalyze.plan(base, *tuned)
+    pretended = replace(plan, device=torch.device("cuda"))
+    monkeypatch.setattr(
+        run_module, "_read_ahead", lambda source, device: ([run_module._Matrix(u) for u in b] for b in source)
+    )
+    monkeypatch.setattr(batches, "batch_size", lambda shape, device: 64)
     attempts: list[int] = []
     original = run_module._Bench._measure
 
     def starved(self: object, batch: list[object], device: torch.device, note: str | None = None) -> None:
         if note is None:
             attempts.append(len(batch))
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         original(self, batch, device, note)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run_module._Bench, "_measure", starved)
-    result = wanalyze.compare(base, *tuned)
+    result = run_module.run(pretended)
     assert attempts == [3, 1, 2, 1, 1, 2, 1, 1]
     assert_same(result, expected)
     assert all("ran out of memory" in (module.reason or "") for module in result.modules)

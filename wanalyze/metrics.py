@@ -238,13 +238,17 @@ _TABLE = (
 
 METRICS: MappingProxyType[str, Metric] = MappingProxyType({metric.key: metric for metric in _TABLE})
 
+_ENCLOSED = (
+    "below: Ritz vectors and Davis and Kahan's bound on their angle; above: the block Christoffel function of a Krylov "
+    "space started at the vectors of W1, or all vectors of the base"
+)
 _COSINES = (
     Metric(
         "max_cosine_left",
         "nearest base vector, output side",
         "[low, high]",
         "For each of the top k left singular vectors u_i of W1, an enclosure of max over all j of |cos(u_i, u_j(W0))|.",
-        f"{_PAPER}; the error bar is Davis and Kahan's",
+        f"{_PAPER}; {_ENCLOSED}",
         "Directions of W0 with σ < 1e-7 σ₁ are null space, not singular vectors.",
     ),
     Metric(
@@ -252,7 +256,7 @@ _COSINES = (
         "nearest base vector, input side",
         "[low, high]",
         "The same for the right singular vectors.",
-        f"{_PAPER}, applied to the input side; the error bar is Davis and Kahan's",
+        f"{_PAPER}, applied to the input side; {_ENCLOSED}",
         "Directions of W0 with σ < 1e-7 σ₁ are null space, not singular vectors.",
     ),
     *(

@@ -152,7 +152,9 @@ class _Bench:
         """All jobs of a batch; out of GPU memory, in halves, and in the end on the CPU."""
         try:
             self._measure(batch, self.plan.device)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if self.plan.device.type == "cpu" or not _out_of_memory(error):
+                raise
             torch.cuda.empty_cache()
             if len(batch) > 1:
                 half = len(batch) // 2
@@ -211,6 +213,11 @@ class _Bench:
 
     def _compared(self, some: Sequence[tuple[_Matrix, Base, Stored | LowRank]]) -> list[Measurement]:
         return measure.compare([item[1] for item in some], [item[2] for item in some], self.scope)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU had too little memory: torch's allocator has a class for it, its solvers have words."""
+    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error) or "out of memory" in str(error)
 
 
 def _each(work: Callable[[Sequence[In]], Sequence[Out]], items: Sequence[In]) -> list[Out | NumericsError]:
