@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,21 +25,32 @@ def oriented(tensor: Tensor, pair: Pair) -> Tensor:
     return tensor if pair.rows is None else tensor[: pair.rows]
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A matrix of the base, and under which key its spectrum is to be kept, None where it need not be."""
+
+    base: Base
+    key: str | None = None
+
+
 def prepare(
     stored: Sequence[Tensor], pairs: Sequence[Pair], scope: Scope, device: torch.device, cache: Cache | None
-) -> list[Base]:
-    """Prepared matrices of one shape; the spectrum of each is taken from the cache or put there."""
+) -> list[Ready]:
+    """Matrices of one shape, with the spectra that the cache has."""
     if cache is None or min(pairs[0].shape) <= SMALL:
-        return measure.prepare(_placed(stored, pairs, device), scope)
+        return [Ready(base) for base in measure.prepare(_placed(stored, pairs, device), scope)]
     keys = [_key(tensor, pair, scope, device) for tensor, pair in zip(stored, pairs, strict=True)]
     m, n = pairs[0].shape
     shapes = shapes_of((m, n), measure.leading_count(scope, (m, n)))
     known = [cache.get(key, shapes) for key in keys]
     bases = measure.prepare(_placed(stored, pairs, device), scope, known)
-    for key, base, entry in zip(keys, bases, known, strict=True):
-        if entry is None and base.prepared is not None:
-            cache.put(key, arrays_of(base.prepared))
-    return bases
+    return [Ready(base, key if entry is None else None) for base, key, entry in zip(bases, keys, known, strict=True)]
+
+
+def keep(ready: Ready, cache: Cache | None) -> None:
+    """Put into the cache what was worked out since."""
+    if cache is not None and ready.key is not None and ready.base.prepared is not None:
+        cache.put(ready.key, arrays_of(ready.base.prepared))
 
 
 def _placed(stored: Sequence[Tensor], pairs: Sequence[Pair], device: torch.device) -> list[Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from wanalyze import measure
 from wanalyze.checkpoints import TensorEntry
 from wanalyze.engine import bases
+from wanalyze.engine.bases import Ready
 from wanalyze.engine.batches import Unit, batches
 from wanalyze.engine.cache import Cache, default_folder, default_limit
 from wanalyze.engine.heap import trim
@@ -184,10 +185,13 @@ class _Bench:
         for job in range(max(len(matrix.unit.jobs) for matrix in batch)):
             for matrix, outcome in self._outcomes([m for m in batch if job < len(m.unit.jobs)], job, ready, device):
                 self.found[matrix.unit.index, job] = _Found(matrix.unit, job, outcome, note)
+        for base in ready.values():
+            if not isinstance(base, NumericsError):
+                bases.keep(base, self.cache)
         self.done += sum(matrix.unit.cost for matrix in batch)
 
-    def _bases(self, batch: Sequence[_Matrix], device: torch.device) -> dict[int, Base | NumericsError]:
-        def prepared(some: Sequence[_Matrix]) -> list[Base]:
+    def _bases(self, batch: Sequence[_Matrix], device: torch.device) -> dict[int, Ready | NumericsError]:
+        def prepared(some: Sequence[_Matrix]) -> list[Ready]:
             stored, pairs = [matrix.read_base() for matrix in some], [matrix.unit.pair for matrix in some]
             return bases.prepare(stored, pairs, self.scope, device, self.cache)
 
@@ -195,7 +199,7 @@ class _Bench:
         return dict(zip(indices, _each(prepared, batch), strict=True))
 
     def _outcomes(
-        self, batch: Sequence[_Matrix], job: int, ready: Mapping[int, Base | NumericsError], device: torch.device
+        self, batch: Sequence[_Matrix], job: int, ready: Mapping[int, Ready | NumericsError], device: torch.device
     ) -> Iterator[tuple[_Matrix, Outcome]]:
         waiting: list[tuple[_Matrix, Base, Stored | LowRank]] = []
         for matrix in batch:
@@ -207,7 +211,7 @@ class _Bench:
             elif isinstance(base, NumericsError):
                 yield matrix, base
             else:
-                waiting.append((matrix, base, _operand(matrix.take(job), pair, device)))
+                waiting.append((matrix, base.base, _operand(matrix.take(job), pair, device)))
         for same in ([item for item in waiting if isinstance(item[2], kind)] for kind in (Stored, LowRank)):
             yield from zip((item[0] for item in same), _each(self._compared, same), strict=True)
 

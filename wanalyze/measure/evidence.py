@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,12 +30,13 @@ _MOST_MERGED = 128  # rank up to which an update is tried as a merged adapter
 _SPACE, _SPACE_STEPS = 1e-7, 20  # radians asked of the leading space of ΔW, and Krylov steps spent on it
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Base:
-    """A matrix of the base; `prepared` is None where it is zero."""
+    """A matrix of the base; `prepared` when it is first compared, unless it is zero."""
 
     matrix: Operator
-    prepared: Prepared | None
+    is_zero: bool
+    prepared: Prepared | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -56,6 +59,16 @@ class Stored:
     matrix: Tensor
     eps: float
     grid: Grid | None
+
+
+class _Pair(NamedTuple):
+    base: Base
+    stored: Stored | LowRank
+    tuned: Operator
+    update: Operator
+    drift: Drift
+    tuned_spectrum: Spectrum
+    update_spectrum: Spectrum
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,17 +103,13 @@ def resident(tensor: Tensor, whose: str, dtype: torch.dtype) -> Operator:
 def prepare(
     matrices: Sequence[Tensor], scope: Scope, known: Sequence[Mapping[str, Tensor] | None] | None = None
 ) -> list[Base]:
-    """Matrices of the base and what all comparisons share; `known` is what an earlier run found of some of them."""
-    operators = [resident(matrix, "base", scope.dtype) for matrix in matrices]
-    known = known or [None] * len(matrices)
-    missing = [i for i, matrix in enumerate(matrices) if known[i] is None and operators[i].dense().any()]
-    k = leading_count(scope, matrices[0].shape)
-    made = prepare_spectra([operators[i] for i in missing], k, scope.dtype) if missing else []
-    prepared: dict[int, Prepared] = dict(zip(missing, made, strict=True))
-    for i, arrays in enumerate(known):
-        if arrays is not None:
-            prepared[i] = restore(operators[i], arrays, matrices[i].device, scope.dtype)
-    return [Base(operator, prepared.get(i)) for i, operator in enumerate(operators)]
+    """Matrices of the base; `known` is what an earlier run found of some of them."""
+    found = []
+    for matrix, arrays in zip(matrices, known or [None] * len(matrices), strict=True):
+        operator = resident(matrix, "base", scope.dtype)
+        prepared = None if arrays is None else restore(operator, arrays, matrix.device, scope.dtype)
+        found.append(Base(operator, not operator.dense().any(), prepared))
+    return found
 
 
 def leading_count(scope: Scope, shape: Sequence[int]) -> int:
@@ -113,18 +122,33 @@ def gather(bases: Sequence[Base], tuned: Sequence[Stored | LowRank], scope: Scop
     operators = [_operators(*pair, scope.dtype) for pair in zip(bases, tuned, strict=True)]
     drifts = [drift(base.matrix, *pair) for base, pair in zip(bases, operators, strict=True)]
     moved = [i for i, found in enumerate(drifts) if found.changed]
+    values = _values(bases, [operators[i] for i in moved], scope)
     result: list[Evidence | Drift] = list(drifts)
     if moved:
-        evidence = _evidence(
-            [bases[i] for i in moved],
-            [tuned[i] for i in moved],
-            [operators[i] for i in moved],
-            [drifts[i] for i in moved],
-            scope,
-        )
-        for i, found in zip(moved, evidence, strict=True):
-            result[i] = found
+        chosen = [
+            _Pair(bases[i], tuned[i], *operators[i], drifts[i], *found) for i, found in zip(moved, values, strict=True)
+        ]
+        for i, evidence in zip(moved, _evidence(chosen, scope), strict=True):
+            result[i] = evidence
     return result
+
+
+def _values(
+    bases: Sequence[Base], operators: Sequence[tuple[Operator, Operator]], scope: Scope
+) -> list[tuple[Spectrum, Spectrum]]:
+    """Values of each W1 and ΔW, and of the bases that lack them: all at once, which keeps every core busy."""
+    missing = [base for base in bases if base.prepared is None and not base.is_zero]
+    matrices = [base.matrix for base in missing]
+    found = spectra([*matrices, *(whole for whole, _ in operators), *(update for _, update in operators)])
+    of_base, of_tuned, of_update = (
+        found[start:end] for start, end in pairwise((0, len(missing), len(missing) + len(operators), len(found)))
+    )
+    if missing:
+        k = leading_count(scope, missing[0].shape)
+        for base, prepared in zip(missing, prepare_spectra(matrices, k, scope.dtype, of_base), strict=True):
+            base.prepared = prepared
+    of_update = [resolved(update, spectrum) for (_, update), spectrum in zip(operators, of_update, strict=True)]
+    return list(zip(of_tuned, of_update, strict=True))
 
 
 def _operators(base: Base, tuned: Stored | LowRank, dtype: torch.dtype) -> tuple[Operator, Operator]:
@@ -142,55 +166,44 @@ def _operators(base: Base, tuned: Stored | LowRank, dtype: torch.dtype) -> tuple
     return whole, Dense(whole.dense() - base.matrix.dense())
 
 
-def _evidence(
-    bases: Sequence[Base],
-    tuned: Sequence[Stored | LowRank],
-    operators: Sequence[tuple[Operator, Operator]],
-    drifts: Sequence[Drift],
-    scope: Scope,
-) -> list[Evidence]:
-    wholes, updates = ([pair[place] for pair in operators] for place in (0, 1))
-    found = spectra([*wholes, *updates])
-    of_tuned, of_update = found[: len(wholes)], found[len(wholes) :]
-    of_update = [resolved(*pair) for pair in zip(updates, of_update, strict=True)]
-    edges = [_edge(stored) for stored in tuned]
-    top = _leading_of_updates(updates, of_update, edges, scope)
-    sides = _sides(bases, wholes, of_tuned, scope)
+def _evidence(pairs: Sequence[_Pair], scope: Scope) -> list[Evidence]:
+    edges = [_edge(pair.stored) for pair in pairs]
+    leading = _leading_of_updates(pairs, edges, scope)
+    sides = _sides(pairs, scope)
     return [
         Evidence(
-            bases[i],
-            wholes[i],
-            updates[i],
-            drifts[i],
+            pair.base,
+            pair.tuned,
+            pair.update,
+            pair.drift,
             scope,
-            stored.eps if isinstance(stored, Stored) else EPS,
-            bases[i].values,
-            of_tuned[i].values,
-            of_update[i].values,
-            top[i],
-            *sides[i],
-            edges[i],
-            _merged(bases[i], stored, of_update[i].values, edges[i]),
+            pair.stored.eps if isinstance(pair.stored, Stored) else EPS,
+            pair.base.values,
+            pair.tuned_spectrum.values,
+            pair.update_spectrum.values,
+            top,
+            left,
+            right,
+            edge,
+            _merged(pair, edge),
         )
-        for i, stored in enumerate(tuned)
+        for pair, top, (left, right), edge in zip(pairs, leading, sides, edges, strict=True)
     ]
 
 
-def _leading_of_updates(
-    updates: Sequence[Operator], found: Sequence[Spectrum], edges: Sequence[float | None], scope: Scope
-) -> list[Triplets | None]:
+def _leading_of_updates(pairs: Sequence[_Pair], edges: Sequence[float | None], scope: Scope) -> list[Triplets | None]:
     """The leading singular space of each ΔW: of dimension k or its rank, None where it has none above rounding."""
     ranks = [
-        min(scope.top_k, _rank(spectrum.values, update.shape, edge))
-        for update, spectrum, edge in zip(updates, found, edges, strict=True)
+        min(scope.top_k, _rank(pair.update_spectrum.values, pair.update.shape, edge))
+        for pair, edge in zip(pairs, edges, strict=True)
     ]
     result: dict[int, Triplets] = {}
     for rank in {*ranks} - {0}:
         same = [i for i, other in enumerate(ranks) if other == rank]
         triplets = leading_triplets(
-            [updates[i] for i in same],
+            [pairs[i].update for i in same],
             rank,
-            [found[i] for i in same],
+            [pairs[i].update_spectrum for i in same],
             tolerance=_SPACE,
             together=True,
             most_steps=_SPACE_STEPS,
@@ -198,7 +211,7 @@ def _leading_of_updates(
             dtype=scope.dtype,
         )
         result |= dict(zip(same, triplets, strict=True))
-    return [result.get(i) for i in range(len(updates))]
+    return [result.get(i) for i in range(len(pairs))]
 
 
 def _rank(values: Tensor, shape: tuple[int, ...], edge: float | None) -> int:
@@ -206,20 +219,22 @@ def _rank(values: Tensor, shape: tuple[int, ...], edge: float | None) -> int:
     return int(signal_rank(values, limit))
 
 
-def _sides(
-    bases: Sequence[Base], tuned: Sequence[Operator], found: Sequence[Spectrum], scope: Scope
-) -> list[tuple[Side, Side]]:
+def _sides(pairs: Sequence[_Pair], scope: Scope) -> list[tuple[Side, Side]]:
     """Overlaps of both sides; empty where W0 or W1 is zero and has no singular vectors."""
-    alive = [i for i, base in enumerate(bases) if base.prepared is not None and found[i].values[0] > 0]
+    result = [(Side(), Side())] * len(pairs)
+    alive = [
+        (i, pair, pair.base.prepared)
+        for i, pair in enumerate(pairs)
+        if pair.base.prepared is not None and pair.tuned_spectrum.values[0] > 0
+    ]
     answers = overlaps(
-        [tuned[i] for i in alive],
-        [found[i] for i in alive],
-        [prepared for i in alive if (prepared := bases[i].prepared) is not None],
+        [pair.tuned for _, pair, _ in alive],
+        [pair.tuned_spectrum for _, pair, _ in alive],
+        [prepared for _, _, prepared in alive],
         k=scope.top_k,
         epsilons=scope.epsilons,
     )
-    result = [(Side(), Side())] * len(bases)
-    for i, (left, right) in zip(alive, answers, strict=True):
+    for (i, _, _), (left, right) in zip(alive, answers, strict=True):
         result[i] = (side_of("left", left, scope.epsilon), side_of("right", right, scope.epsilon))
     return result
 
@@ -228,11 +243,12 @@ def _edge(tuned: Stored | LowRank) -> float | None:
     return noise_edge(tuned.matrix, tuned.grid) if isinstance(tuned, Stored) and tuned.grid else None
 
 
-def _merged(base: Base, tuned: Stored | LowRank, values: Tensor, edge: float | None) -> MergedFit | None:
+def _merged(pair: _Pair, edge: float | None) -> MergedFit | None:
     """The fit of a merged adapter, where ΔW is low-rank above the rounding edge."""
-    if not isinstance(tuned, Stored) or tuned.grid is None or edge is None:
+    if not isinstance(pair.stored, Stored) or pair.stored.grid is None or edge is None:
         return None
-    above = int(signal_rank(values, edge))
-    if not 0 < above <= min(_MOST_MERGED, min(base.shape) // 4):
+    above = int(signal_rank(pair.update_spectrum.values, edge))
+    if not 0 < above <= min(_MOST_MERGED, min(pair.base.shape) // 4):
         return None
-    return merged_rank(base.matrix.dense(), tuned.matrix, tuned.grid, most=_MOST_MERGED, start=above)
+    whole = pair.base.matrix.dense()
+    return merged_rank(whole, pair.stored.matrix, pair.stored.grid, most=_MOST_MERGED, start=above)

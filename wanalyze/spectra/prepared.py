@@ -101,9 +101,14 @@ def restore(matrix: Operator, arrays: Mapping[str, Tensor], device: torch.device
     return Prepared(matrix, Spectrum(on["values"], on["error"]), leading, dtype)
 
 
-def prepare(matrices: Sequence[Operator], k: int, dtype: torch.dtype = torch.float64) -> list[Prepared]:
-    """Values and the k leading triplets of each matrix (m, n), none of them zero, all of one shape."""
-    found = spectra(matrices)
+def prepare(
+    matrices: Sequence[Operator],
+    k: int,
+    dtype: torch.dtype = torch.float64,
+    found: Sequence[Spectrum] | None = None,
+) -> list[Prepared]:
+    """Values, unless they are `found`, and k leading triplets of each matrix (m, n), none zero, all of one shape."""
+    found = spectra(matrices) if found is None else found
     leading = leading_triplets(matrices, k, found, tolerance=1e-6, most_steps=_LEADING_STEPS, settle=False, dtype=dtype)
     return [Prepared(*parts, dtype) for parts in zip(matrices, found, leading, strict=True)]
 

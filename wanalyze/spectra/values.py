@@ -46,8 +46,7 @@ def spectra(matrices: Sequence[Operator]) -> list[Spectrum]:
     }
     waiting = [i for i in range(len(matrices)) if i not in found]
     for group in _groups(waiting, matrices):
-        grams, scales = zip(*(gram(matrices[i]) for i in group), strict=True)
-        for i, scale, eigenvalues in zip(group, scales, _eigenvalues(grams), strict=True):
+        for i, (eigenvalues, scale) in zip(group, _eigenvalues([matrices[i] for i in group]), strict=True):
             found[i] = from_gram(eigenvalues, scale)
     return [found[i] for i in range(len(matrices))]
 
@@ -105,18 +104,27 @@ def _groups(waiting: Sequence[int], matrices: Sequence[Operator]) -> list[list[i
     return groups
 
 
-def _eigenvalues(grams: Sequence[Tensor]) -> list[Tensor]:
-    """Ascending eigenvalues of each: in parallel, one thread or stream per matrix, which is where the time goes."""
+def _eigenvalues(matrices: Sequence[Operator]) -> list[tuple[Tensor, float]]:
+    """Ascending eigenvalues of the Gram matrix of each, and its scale: several in flight.
+
+    A thread or stream each is how eigenvalue problems are quickest. Those that make no full round start first, beside
+    the products for the others, which need all the arithmetic there is.
+    """
     threads = torch.get_num_threads()
-    workers = min(len(grams), _ON_CUDA if grams[0].is_cuda else threads)
-    if workers == 1:
-        return [_eigvalsh(matrix) for matrix in grams]
-    if grams[0].is_cuda:
-        torch.cuda.current_stream(grams[0].device).synchronize()
+    first = gram(matrices[0])
+    workers = min(len(matrices), _ON_CUDA if first[0].is_cuda else threads)
+    early = 0 if first[0].is_cuda else len(matrices) % workers
+    grams = [first, *(gram(matrix) for matrix in matrices[1:early])]
     share = max(1, threads // workers)
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,)) as pool:
-            return list(pool.map(_eigvalsh, grams))
+            started = [pool.submit(_eigvalsh, matrix) for matrix, _ in grams[:early]]
+            torch.set_num_threads(max(1, threads - early * share))
+            grams += [gram(matrix) for matrix in matrices[len(grams) :]]
+            if first[0].is_cuda:
+                torch.cuda.current_stream(first[0].device).synchronize()
+            started += [pool.submit(_eigvalsh, matrix) for matrix, _ in grams[early:]]
+            return [(future.result(), scale) for future, (_, scale) in zip(started, grams, strict=True)]
     finally:
         torch.set_num_threads(threads)
 
