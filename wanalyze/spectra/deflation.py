@@ -10,8 +10,10 @@ from wanalyze.spectra.decomposition import EPS, decompose
 from wanalyze.spectra.triplets import leading_triplets
 from wanalyze.spectra.values import BACKWARD_ERROR, Spectrum, exact, spectra
 
-_UNRESOLVED = 1e-7  # share of Σσ that may be rounding; above it the leading part is taken out first
+_UNRESOLVED = 1e-6  # share of Σσ that may be rounding; above it the leading part is taken out first
 _KEPT = 1e-4  # of σ₁: what a Gram matrix resolves to 1e-7 of itself and better
+_DROP = 4.0  # from one value to the next: what stands out by that is taken out with quickly found triplets
+_FEW = 8  # up to one in so many values is taken out by Krylov spaces
 _ROUNDS = 5  # four decades each: beyond float64
 
 
@@ -32,11 +34,21 @@ def resolved(matrix: Operator, found: Spectrum) -> Spectrum:
 def _resolved(matrix: Operator, found: Spectrum, rounds: int) -> Spectrum:
     if rounds == 0 or found.svd is not None or found.error.sum() <= _UNRESOLVED * found.values.sum():
         return found
-    kept = int((found.values > _KEPT * found.values[0]).sum())
-    if kept > min(matrix.shape) // 8:
+    kept = _leading(found, min(matrix.shape) // _FEW)
+    if kept == 0:
         # Neither few directions nor one scale: take it apart by all its vectors.
         return exact(decompose(matrix))
     return _without_leading(matrix, found, kept, rounds)
+
+
+def _leading(found: Spectrum, most: int) -> int:
+    """How many values, at most so many, stand out: those before the steepest drop, or all of the first scale; or 0."""
+    values = found.values
+    drops = values[:most] / torch.maximum(values[1 : most + 1], found.error[1 : most + 1])
+    if drops.amax() >= _DROP:
+        return int(drops.argmax()) + 1
+    kept = int((values > _KEPT * values[0]).sum())
+    return kept if kept <= most else 0
 
 
 def _without_leading(matrix: Operator, found: Spectrum, kept: int, rounds: int) -> Spectrum:
