@@ -97,7 +97,7 @@ SUITE = (
     Row("llm", "lora8:1", largest=4096),
     Row("llm", "lora64:.3"),
     Row("llm", "lora64:1", largest=2048),
-    Row("llm", "full:.1", largest=2048),
+    Row("llm", "full:.1", largest=4096),
     Row("llm", "fullpl:.3", largest=2048),
     Row("llm", "amp:{fifth}", largest=4096),
     Row("llm", "mix:{fifth}"),

@@ -66,6 +66,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounded", action="store_true", help="pairs stored in bfloat16, as checkpoints are")
     parser.add_argument("--oracle", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--repeat", type=int, default=1, help="the quickest of so many runs counts, of every way")
+    parser.add_argument("--only", action="append", metavar="TEXT", help="pairs whose name holds TEXT; repeatable")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     machine = this_machine()
@@ -77,31 +79,32 @@ def main(arguments: Sequence[str]) -> None:
     rows = []
     for size in options.sizes:
         for pair in pairs(size, rounded=options.rounded):
-            rows.append(measured(pair, torch.device(options.device), check=options.oracle))
-            say(_line(rows[-1].cells()))
+            if options.only is None or any(text in pair.name for text in options.only):
+                rows.append(measured(pair, torch.device(options.device), options.repeat, check=options.oracle))
+                say(_line(rows[-1].cells()))
             del pair
     _say_totals(rows)
 
 
-def measured(pair: Pair, device: torch.device, *, check: bool) -> Row:
+def measured(pair: Pair, device: torch.device, repeat: int, *, check: bool) -> Row:
     """Time the plain way and ours on one pair; with `check`, compare the decisions with a float64 SVD."""
     base, tuned = pair.base.to(device), pair.tuned.to(device)
     memory = PeakMemory()
-    everything = seconds(lambda: _everything(base, tuned), device)
+    everything = seconds(lambda: _everything(base, tuned), device, repeat)
     peak = memory.host() if device.type == "cpu" else memory.cuda()
     wide = Dense(base.to(torch.float64))
     other = Dense(tuned.to(torch.float64))
-    only = seconds(lambda: overlaps([other], None, prepare([wide], K + 6), k=K), device)
+    only = seconds(lambda: overlaps([other], None, prepare([wide], K + 6), k=K), device, repeat)
     arrays = arrays_of(prepare([wide], K + 6)[0])
 
     def from_cache() -> list[tuple[Overlaps, Overlaps]]:
         return overlaps([other], None, [restore(wide, arrays, device, torch.float64)], k=K)
 
-    cached = seconds(from_cache, device)
+    cached = seconds(from_cache, device, repeat)
     row = Row(pair.name, 0.0, everything, only, cached, peak)
     if check:
         _check(row, base, tuned, wide, other)
-    row.plain = seconds(lambda: plain(base, tuned, K), device)
+    row.plain = seconds(lambda: plain(base, tuned, K), device, repeat)
     return row
 
 
@@ -127,7 +130,12 @@ def _tally(found: tuple[Overlaps, Overlaps], truth: Oracle, epsilons: Sequence[f
     return sum((decisions(Cosines(o.low, o.high, o.alone), true, epsilons) for o, true in sides), Tally())
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
+def seconds(work: Callable[[], object], device: torch.device, repeat: int) -> float:
+    """Of the quickest of `repeat` runs."""
+    return min(_once(work, device) for _ in range(repeat))
+
+
+def _once(work: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()

@@ -54,7 +54,7 @@ def spectra(matrices: Sequence[Operator]) -> list[Spectrum]:
 def gram(matrix: Operator) -> tuple[Tensor, float]:
     """The lower triangle of W Wᵀ or Wᵀ W, whichever is smaller, of W / scale (m, n), and the scale.
 
-    In float64, over column blocks, so W is never held in float64 as a whole; above the diagonal, zeros or remains.
+    In float64, over column blocks, so W is never held in float64 as a whole; above the diagonal lies anything.
     The scale is 1 unless squares would leave the range.
     """
     short = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.T
@@ -73,9 +73,14 @@ def _gram(short: Operator, scale: float) -> Tensor:
     for block in column_blocks(short):
         part = short.columns(block, torch.float64)
         part = part if scale == 1 else part / scale
-        total = part.new_zeros(r, r) if total is None else total
+        new = total is None
+        total = part.new_empty(r, r) if total is None else total
         for start in range(0, r, step):
-            total[start:, start : start + step] += part[start:] @ part[start : start + step].mT
+            product = part[start:] @ part[start : start + step].mT
+            if new:
+                total[start:, start : start + step] = product
+            else:
+                total[start:, start : start + step] += product
     assert total is not None
     return total
 
