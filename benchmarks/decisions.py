@@ -38,6 +38,11 @@ class Tally:
     unfounded: int = 0
     violations: int = 0
 
+    @property
+    def total(self) -> int:
+        """All decisions; violations are of enclosures, not of decisions."""
+        return self.right + self.wrong + self.undecided + self.unfounded
+
     def __add__(self, other: Tally) -> Tally:
         return Tally(
             self.right + other.right,

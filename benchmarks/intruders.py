@@ -30,8 +30,8 @@ from wanalyze.spectra.values import spectra as values
 K = 10
 UPPER = tuple(epsilon for epsilon in GRID if epsilon >= 0.5)
 COLUMNS = (
-    ("pair", "plain s", "all s", "×", "overlaps s", "×", "cached s", "×", "peak GB"),
-    ("wrong", "undecided before eigh", "undecided", "of"),
+    *("pair", "plain s", "all s", "×", "overlaps s", "×", "cached s", "×", "peak GB"),
+    *("wrong", "undecided before eigh", "undecided", "of"),
 )
 _BFLOAT16 = Grid(2.0**-7, 2.0**-126)
 
@@ -55,8 +55,7 @@ class Row:
         ratios = [cell for seconds in times for cell in (f"{seconds:.2f}", f"{self.plain / seconds:.1f}")]
         peak = "–" if self.peak is None else f"{self.peak / 1e9:.2f}"
         decided = [self.settled.wrong + self.settled.violations, self.open.undecided, self.settled.undecided]
-        total = self.settled.right + self.settled.wrong + self.settled.undecided + self.settled.unfounded
-        return [self.name, f"{self.plain:.2f}", *ratios, peak, *map(str, decided), str(total)]
+        return [self.name, f"{self.plain:.2f}", *ratios, peak, *map(str, decided), str(self.settled.total)]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -73,9 +72,8 @@ def main(arguments: Sequence[str]) -> None:
     machine = this_machine()
     say(f"{machine.gpu if options.device != 'cpu' else machine.cpu}, {options.threads} threads, torch {machine.torch}")
     say("")
-    columns = [name for group in COLUMNS for name in group]
-    say(_line(columns))
-    say(_line(["---"] * len(columns)))
+    say(_line(COLUMNS))
+    say(_line(["---"] * len(COLUMNS)))
     rows = []
     for size in options.sizes:
         for pair in pairs(size, rounded=options.rounded):
@@ -149,12 +147,11 @@ def _say_totals(rows: Sequence[Row]) -> None:
     settled, left, upper = (
         sum((getattr(row, name) for row in rows), Tally()) for name in ("settled", "open", "open_upper")
     )
-    total = settled.right + settled.wrong + settled.undecided + settled.unfounded
-    if total:
-        share = 100 * left.undecided / total
+    if settled.total:
+        share = 100 * left.undecided / settled.total
         say("")
         say(
-            f"{total} decisions: {settled.wrong} wrong, {settled.violations} enclosures without the truth, "
+            f"{settled.total} decisions: {settled.wrong} wrong, {settled.violations} enclosures without the truth, "
             f"{settled.unfounded} unfounded; undecided before the last fall-back {left.undecided} ({share:.2f} %; "
             f"{upper.undecided} of those at ε of 0.5 and more), after it {settled.undecided}"
         )

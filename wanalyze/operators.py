@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -175,6 +175,3 @@ class Stack:
     def __matmul__(self, right: Tensor) -> Tensor:
         products = [matrix @ block for matrix, block in zip(self.matrices, right, strict=True)]
         return torch.stack(products) if len(products) > 1 else products[0][None]
-
-
-Structured: TypeAlias = Dense | LowRank

@@ -171,11 +171,9 @@ class _Bench:
         for key in sorted(self.found):
             unit, job, outcome, note = self.found[key]
             tuned, pair = unit.jobs[job]
-            failed = isinstance(outcome, NumericsError)
+            failure = str(outcome) if isinstance(outcome, NumericsError) else None
             measurement = measure.unmeasurable() if isinstance(outcome, NumericsError) else outcome
-            record = module(
-                tuned.label, pair, places_of[unit.name], measurement, str(outcome) if failed else None, note
-            )
+            record = module(tuned.label, pair, places_of[unit.name], measurement, failure, note)
             collected.add(record, measurement.spectra, variant=pair.rows is not None)
         return collected
 
@@ -205,13 +203,13 @@ class _Bench:
         for matrix in batch:
             _, pair = matrix.unit.jobs[job]
             m, n = pair.shape
-            source, base = pair.tuned, ready.get(matrix.unit.index)
-            if source is None or base is None:
+            source, found = pair.tuned, ready.get(matrix.unit.index)
+            if source is None or found is None:
                 yield matrix, measure.untouched((m, n), self.scope)
-            elif isinstance(base, NumericsError):
-                yield matrix, base
+            elif isinstance(found, NumericsError):
+                yield matrix, found
             else:
-                waiting.append((matrix, base.base, _operand(matrix.take(job), pair, device)))
+                waiting.append((matrix, found.base, _operand(matrix.take(job), pair, device)))
         for same in ([item for item in waiting if isinstance(item[2], kind)] for kind in (Stored, LowRank)):
             yield from zip((item[0] for item in same), _each(self._compared, same), strict=True)
 

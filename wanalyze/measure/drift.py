@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wanalyze.errors import NumericsError
-from wanalyze.operators import LowRank, Operator
+from wanalyze.operators import LowRank, Operator, widened
 
 _ENTRIES = 2**19  # looked at together: they stay in the cache of a CPU
 _RANGE = {torch.float64: (1e-140, 1e140), torch.float32: (1e-14, 1e14)}  # squares of it, summed, stay in the dtype
@@ -22,14 +22,13 @@ DRIFT = ("base_norm", "delta_norm", "relative_norm", "changed_fraction")
 class Drift:
     """`base_norm` ‖W0‖_F, `changed` entries, `magnitude` mean |‖w1‖ − ‖w0‖| and `direction` mean 1 − cos over rows.
 
-    `direction` is None where no row is non-zero in both; `largest` is the largest |entry| of the update.
+    `direction` is None where no row is non-zero in both.
     """
 
     base_norm: float
     changed: int
     magnitude: float
     direction: float | None
-    largest: float
 
 
 def drift(base: Operator, tuned: Operator, update: Operator) -> Drift:
@@ -50,7 +49,7 @@ def drift(base: Operator, tuned: Operator, update: Operator) -> Drift:
         turned += unit.square().sum().item() / 2
         alive += int(both.sum())
     check_range(largest, "the update")
-    return Drift(norms**0.5, changed, moved / rows, turned / alive if alive else None, largest)
+    return Drift(norms**0.5, changed, moved / rows, turned / alive if alive else None)
 
 
 def _rows(base: Operator, tuned: Operator, update: Operator) -> Iterator[tuple[Tensor, ...]]:
@@ -89,8 +88,7 @@ def check_range(largest: float, whose: str, dtype: torch.dtype = torch.float64) 
 def measure_vector(base: Tensor, tuned: Tensor) -> dict[str, float | int | None]:
     """The drift of a vector; `relative_norm` is None where the base is zero."""
     before, after = (
-        finite(tensor, whose).to(torch.float32 if tensor.element_size() == 1 else tensor.dtype).to(torch.float64)
-        for tensor, whose in ((base, "base"), (tuned, "tuned"))
+        widened(finite(tensor, whose), torch.float64) for tensor, whose in ((base, "base"), (tuned, "tuned"))
     )
     size, moved = (torch.linalg.vector_norm(x).item() for x in (before, after - before))
     changed = int(torch.count_nonzero(after != before)) / before.numel()

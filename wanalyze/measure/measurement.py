@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wanalyze.intruders import Enclosure, is_intruder
 from wanalyze.metrics import METRICS
-from wanalyze.spectra.certificate import NULL
+from wanalyze.spectra.certificate import count_alive
 from wanalyze.spectra.comparison import Overlaps
 from wanalyze.spectra.overlaps import GRID
 
@@ -109,7 +109,7 @@ def unchanged(
     outcomes["base_norm"] = base_norm
     k = min(scope.top_k, *shape)
     if base_values is not None:
-        k = min(k, int((base_values > NULL * base_values[0]).sum()))
+        k = min(k, count_alive(base_values))
     side = Side(((1.0, 1.0),) * k, tuple(range(k)))
     spectra = {} if base_values is None else {"base_values": base_values}
     return Measurement(False, *_split(outcomes), side, side, spectra)

@@ -21,6 +21,11 @@ _CONVERGED = 1e-3  # sine of its angle to the exact vector: such a Ritz vector i
 _ROUNDING = 64  # · eps: what a computed cosine may be off by
 
 
+def count_alive(values: Tensor) -> int:
+    """How many of the singular values (r), descending, are not null space."""
+    return int((values > NULL * values[0]).sum())
+
+
 @dataclass(frozen=True, eq=False)
 class Base:
     """The singular values of W0, put into clusters of equal ones; null space left out.
@@ -42,7 +47,7 @@ class Base:
     @classmethod
     def of(cls, spectrum: Spectrum, shape: tuple[int, ...]) -> Base:
         values, error = spectrum.values.cpu(), spectrum.error.cpu()
-        alive = int((values > NULL * values[0]).sum())
+        alive = count_alive(values)
         null = None if alive == max(shape) else 0.0 if alive == len(values) else (values + error)[alive].item()
         values, error = values[:alive], error[:alive]
         cluster = groups(values, MULTIPLE, error)

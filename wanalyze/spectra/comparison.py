@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wanalyze.errors import NumericsError
 from wanalyze.operators import Operator
-from wanalyze.spectra.certificate import NULL, Certificate, Pairs
+from wanalyze.spectra.certificate import Certificate, Pairs, count_alive
 from wanalyze.spectra.prepared import Prepared
 from wanalyze.spectra.triplets import Triplets, groups
 from wanalyze.spectra.values import Spectrum
@@ -52,7 +52,7 @@ class Comparison:
     def __init__(self, tuned: Operator, spectrum: Spectrum, base: Prepared, k: int) -> None:
         self.tuned, self.spectrum, self.base = tuned, spectrum, base
         values = spectrum.values.cpu()
-        alive = int((values > NULL * values[0]).sum())
+        alive = count_alive(values)
         group = groups(values[:alive], SEPARATION)
         self.k = min(k, alive)
         self.own = group[: self.k]

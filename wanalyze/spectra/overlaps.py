@@ -67,11 +67,16 @@ def _unknown(tuned: Sequence[Operator], base: Sequence[Prepared], k: int) -> lis
     return tasks
 
 
-def _find_triplets(tasks: Sequence[Comparison], tolerance: float) -> None:
-    by_width: dict[int, list[Comparison]] = {}
+def _by_width(tasks: Sequence[Comparison]) -> dict[int, list[Comparison]]:
+    """Those that look for as many vectors go together."""
+    groups: dict[int, list[Comparison]] = {}
     for task in tasks:
-        by_width.setdefault(task.wide, []).append(task)
-    for wide, same in by_width.items():
+        groups.setdefault(task.wide, []).append(task)
+    return groups
+
+
+def _find_triplets(tasks: Sequence[Comparison], tolerance: float) -> None:
+    for wide, same in _by_width(tasks).items():
         starts = [task.base.leading.u if task.triplets is None else task.triplets.u for task in same]
         found = leading_triplets(
             [task.tuned for task in same],
@@ -106,10 +111,7 @@ def _open(tasks: Sequence[Comparison], side: str, epsilons: Sequence[float]) -> 
 
 def _by_krylov(tasks: Sequence[Comparison], side: str, epsilons: Sequence[float]) -> None:
     """Block Golub-Kahan on W0 from the vectors of W1."""
-    by_width: dict[int, list[Comparison]] = {}
-    for task in tasks:
-        by_width.setdefault(task.wide, []).append(task)
-    for wide, same in by_width.items():
+    for wide, same in _by_width(tasks).items():
         matrices = [task.base.matrix if side == "left" else task.base.matrix.T for task in same]
         starts = [task.directions(side) for task in same]
         krylov = Krylov(Stack(matrices), start_blocks(matrices, wide, starts, same[0].base.dtype))

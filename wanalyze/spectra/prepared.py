@@ -11,9 +11,9 @@ from torch import Tensor
 
 from wanalyze.operators import Operator
 from wanalyze.spectra.certificate import Base, Pairs
-from wanalyze.spectra.decomposition import EPS, KEPT, Decomposition, decompose
+from wanalyze.spectra.decomposition import EPS, Decomposition, decompose
 from wanalyze.spectra.triplets import Triplets, leading_triplets
-from wanalyze.spectra.values import BACKWARD_ERROR, Spectrum, exact, gram, spectra
+from wanalyze.spectra.values import BACKWARD_ERROR, Spectrum, exact, gram, residual_of, spectra
 
 _LEADING = ("u", "values", "v", "residual", "angle", "group")
 _LEADING_STEPS = 10  # of a Krylov space for the leading triplets: those that need more are not leading much
@@ -116,7 +116,7 @@ def prepare(
 def _of_svd(svd: Decomposition) -> _Vectors:
     alive = svd.values > 0
     values = svd.values[alive]
-    residual = BACKWARD_ERROR * EPS * values[0] * (values[0] / values).clamp(max=1 / KEPT)
+    residual = residual_of(values, values[0])
     sides = (svd.u[:, alive], svd.v[:, alive])
     near, far = sides if len(svd.u) <= len(svd.v) else sides[::-1]
     return _Vectors(near, far, values, residual, torch.zeros_like(values))

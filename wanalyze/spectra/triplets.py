@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from wanalyze.operators import LowRank, Operator, Stack
-from wanalyze.spectra.decomposition import EPS, KEPT, decompose
+from wanalyze.spectra.decomposition import decompose
 from wanalyze.spectra.krylov import RESIDUAL_FLOOR, Krylov, Ritz
-from wanalyze.spectra.values import BACKWARD_ERROR, SMALL, Spectrum, exact
+from wanalyze.spectra.values import SMALL, Spectrum, exact, residual_of
 
 Found = TypeVar("Found")
 
@@ -223,9 +223,7 @@ def _triplets(krylov: Krylov, position: int, ritz: Ritz, k: int, error: _Error) 
 def _whole(matrix: Operator, spectrum: Spectrum, k: int, separation: float, together: bool) -> Triplets:
     svd = spectrum.svd or decompose(matrix)
     values = svd.values[:k]
-    # An eigenvector of a Gram matrix is good to eps · σ₁² over the gap of the squares; KEPT bounds the ratio.
-    leverage = (svd.values[0] / values.clamp(min=torch.finfo(values.dtype).tiny)).clamp(max=1 / KEPT)
-    residual = BACKWARD_ERROR * EPS * svd.values[0] * leverage
+    residual = residual_of(values, svd.values[0])
     group = _grouped(svd.values, k, separation, together).to(values.device)
     null = _null(svd.values, matrix.shape)
     gap = gaps(values, svd.values, spectrum.error.to(values), group, group[:k], null=null)

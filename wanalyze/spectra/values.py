@@ -11,13 +11,14 @@ from torch import Tensor
 
 from wanalyze.errors import NumericsError
 from wanalyze.operators import LowRank, Operator, column_blocks
-from wanalyze.spectra.decomposition import EPS, Decomposition, decompose, power_of_two
+from wanalyze.spectra.decomposition import EPS, KEPT, Decomposition, decompose, power_of_two
 
 SMALL = 768  # up to this short side an `eigh` of the Gram matrix costs no more than what would replace it
 BACKWARD_ERROR = 32.0  # of an eigenvalue of a Gram matrix, in units of eps · σ₁²; LAPACK's constant is smaller
 _SAFE = (1e-200, 1e200)  # sums of squares that lose nothing
 _PANELS = 16  # of the lower triangle of a Gram matrix: 17/32 of the work of the whole
 _ON_CUDA = 4  # eigenvalue problems in flight: one alone leaves most of a GPU idle
+_TINY = torch.finfo(torch.float64).tiny
 _IN_FLIGHT = 2**30  # bytes of Gram matrices held at once
 
 
@@ -47,7 +48,7 @@ def spectra(matrices: Sequence[Operator]) -> list[Spectrum]:
     waiting = [i for i in range(len(matrices)) if i not in found]
     for group in _groups(waiting, matrices):
         for i, (eigenvalues, scale) in zip(group, _eigenvalues([matrices[i] for i in group]), strict=True):
-            found[i] = from_gram(eigenvalues, scale)
+            found[i] = _from_gram(eigenvalues, scale)
     return [found[i] for i in range(len(matrices))]
 
 
@@ -88,6 +89,14 @@ def _gram(short: Operator, scale: float) -> Tensor:
 def exact(svd: Decomposition) -> Spectrum:
     """As from LAPACK: good to a few eps of the largest."""
     return Spectrum(svd.values, (BACKWARD_ERROR * EPS * svd.values[:1]).expand(svd.values.shape), svd)
+
+
+def residual_of(values: Tensor, largest: Tensor) -> Tensor:
+    """Of the vectors of `decompose` at `values`, in a matrix whose largest value is `largest`.
+
+    An eigenvector of a Gram matrix is good to eps · σ₁² over the gap of the squares; KEPT bounds the ratio.
+    """
+    return BACKWARD_ERROR * EPS * largest * (largest / values.clamp(min=_TINY)).clamp(max=1 / KEPT)
 
 
 def largest_entry(matrix: Operator) -> float:
@@ -149,9 +158,9 @@ def _eigvalsh(matrix: Tensor) -> Tensor:
     return found
 
 
-def from_gram(eigenvalues: Tensor, scale: float) -> Spectrum:
+def _from_gram(eigenvalues: Tensor, scale: float) -> Spectrum:
     """σ = √λ; an error δ of λ is one of at most δ / σ or √δ in σ."""
     values = eigenvalues.flip(-1).clamp(min=0).sqrt()
-    error = BACKWARD_ERROR * torch.finfo(values.dtype).eps * values[0].square()
-    bound = torch.minimum(error / values.clamp(min=torch.finfo(values.dtype).tiny), error.sqrt())
-    return Spectrum((values * scale).to(torch.float64), (bound * scale).to(torch.float64))
+    error = BACKWARD_ERROR * EPS * values[0].square()
+    bound = torch.minimum(error / values.clamp(min=_TINY), error.sqrt())
+    return Spectrum(values * scale, bound * scale)
