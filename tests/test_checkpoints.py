@@ -146,7 +146,7 @@ def sharded(folder: Path, **changes: object) -> Path:
         ({"b": "/etc/passwd.safetensors"}, "outside"),
         ({"b": "C:\\x.safetensors"}, "outside"),
         ({"b": "..\\x.safetensors"}, "outside"),
-        ({"b": "pytorch_model.bin"}, "outside"),
+        ({"b": "pytorch_model.bin"}, "no .safetensors"),
         ({"b": 7}, "no text"),
         ({"b": None, "a": "two.safetensors"}, "does not list"),
         ({"c": "two.safetensors"}, "does not hold"),

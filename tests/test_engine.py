@@ -102,9 +102,7 @@ def test_out_of_memory_halves_the_batch_and_ends_on_the_cpu(
     expected = wanalyze.compare(base, *tuned)
     plan = wanalyze.plan(base, *tuned)
     pretended = replace(plan, device=torch.device("cuda"))
-    monkeypatch.setattr(
-        run_module, "_read_ahead", lambda source, device: ([run_module._Matrix(u) for u in b] for b in source)
-    )
+    monkeypatch.setattr(run_module, "_read_ahead", lambda opened, device: opened)
     monkeypatch.setattr(batches, "batch_size", lambda shape, device: 64)
     attempts: list[int] = []
     original = run_module._Bench._measure
@@ -125,14 +123,23 @@ def test_out_of_memory_halves_the_batch_and_ends_on_the_cpu(
 # --- a GPU ---
 
 
-def test_the_next_batch_is_read_while_one_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    filled: list[object] = []
-    monkeypatch.setattr(run_module._Matrix, "fill", lambda self: filled.append(self.unit))
-    source = [["first"], ["second"], ["third"]]
-    for number, (batch,) in enumerate(run_module._read_ahead(source, torch.device("cuda"))):
-        assert batch.unit == source[number][0]
-        assert filled[: number + 1] == [unit for (unit,) in source[: number + 1]]
-    assert filled == ["first", "second", "third"]
+def test_the_next_batch_is_read_while_one_is_worked_on() -> None:
+    filled: list[str] = []
+
+    class Matrix:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def fill(self) -> None:
+            filled.append(self.name)
+
+    names = ["first", "second", "third"]
+    for number, (matrix,) in enumerate(
+        run_module._read_ahead([[Matrix(name)] for name in names], torch.device("cuda"))
+    ):
+        assert matrix.name == names[number]
+        assert filled[: number + 1] == names[: number + 1]
+    assert filled == names
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

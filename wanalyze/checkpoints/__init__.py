@@ -3,8 +3,9 @@
 Headers are parsed without torch; a tensor's bytes are read when it is asked for, one at a time.
 """
 
-from wanalyze.checkpoints.checkpoint import Checkpoint, TensorEntry, WeightFile
+from wanalyze.checkpoints.checkpoint import Checkpoint, TensorEntry
 from wanalyze.checkpoints.dtypes import DType
+from wanalyze.checkpoints.files import WeightFile
 from wanalyze.checkpoints.reference import Reference, parse_reference
 from wanalyze.checkpoints.sources import AdapterFiles, open_checkpoint, open_source
 

@@ -1,69 +1,116 @@
-"""A checkpoint cut into shards: the index, confined to its folder and held against the headers."""
+"""A checkpoint cut into shards: an index held against the headers, or a family of numbered files."""
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath, PureWindowsPath
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from wanalyze.checkpoints.checkpoint import TensorEntry, WeightFile
-from wanalyze.checkpoints.header import read_header
+from wanalyze.checkpoints.checkpoint import TensorEntry
+from wanalyze.checkpoints.files import WeightFile
+from wanalyze.checkpoints.folders import Folder, check_inside
+from wanalyze.checkpoints.formats import Format, Listing
 from wanalyze.checkpoints.strict_json import read_object
 from wanalyze.errors import CheckpointError
 
+_NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.[a-z]+)")
+_MOST_SHARDS = 10_000
 
-def read_shards(folder: Path, index: Path) -> tuple[tuple[WeightFile, ...], dict[str, TensorEntry]]:
-    """The files and tensors that the index names.
+
+@dataclass(frozen=True)
+class Family:
+    """Files that belong together by their numbers: `stem-00001-of-00003.end`."""
+
+    stem: str
+    end: str
+    count: int
+    members: tuple[str, ...]
+
+    @property
+    def missing(self) -> list[str]:
+        expected = (f"{self.stem}-{n:05}-of-{self.count:05}{self.end}" for n in range(1, self.count + 1))
+        return [name for name in expected if name not in self.members]
+
+
+def families(names: Sequence[str]) -> dict[str, Family]:
+    """The numbered files among `names`, by the first part of their names.
+
+    >>> families(["m-00001-of-00002.bin", "x.bin"])["m"].missing
+    ['m-00002-of-00002.bin']
+    """
+    members: dict[tuple[str, str, int], list[str]] = {}
+    for name in names:
+        if (found := _NUMBERED.fullmatch(name)) and 0 < int(found["count"]) <= _MOST_SHARDS:
+            members.setdefault((found["stem"], found["end"], int(found["count"])), []).append(name)
+    return {stem: Family(stem, end, count, tuple(found)) for (stem, end, count), found in members.items()}
+
+
+def read_family(folder: Folder, family: Family, format_: Format) -> tuple[tuple[WeightFile, ...], Listing]:
+    """All shards of a family that has no index."""
+    if family.missing:
+        raise CheckpointError(
+            f"{folder.where}: shard {family.missing[0]} is missing ({len(family.missing)} of {family.count}); "
+            "download it"
+        )
+    files, entries, notes = [], dict[str, TensorEntry](), dict[str, None]()
+    config: Mapping[str, object] = {}
+    for name in family.members:
+        file = folder.open(name)
+        listing = format_.read(file)
+        for entry in listing.entries:
+            if entry.name in entries:
+                raise CheckpointError(f"{file.where}: holds tensor {entry.name[:80]!r}, as a shard before it does")
+            entries[entry.name] = entry
+        files.append(file)
+        notes |= dict.fromkeys(listing.notes)
+        config = config or listing.config
+    return tuple(files), Listing(list(entries.values()), tuple(notes), config)
+
+
+def read_index(folder: Folder, index: str, format_: Format) -> tuple[tuple[WeightFile, ...], Listing]:
+    """The files and tensors that an index names.
 
     An index is only a claim: every shard must lie in the folder, and index and headers must
     name the same tensors, both ways.
     """
-    weight_map = _weight_map(index)
+    where = f"{folder.where}/{index}"
+    weight_map = _weight_map(folder.open(index), format_)
     files: list[WeightFile] = []
     entries: dict[str, TensorEntry] = {}
+    notes: dict[str, None] = {}
+    names = set(folder.names)
     for shard in sorted(set(weight_map.values())):
-        path = _confined(folder, shard, index)
-        if not path.exists():
-            raise CheckpointError(f"{index}: names shard {shard!r}, which is missing; download it")
-        file, found = read_header(path, name=shard)
+        check_inside(shard, where)
+        if "/" not in shard and shard not in names:
+            raise CheckpointError(f"{where}: names shard {shard[:200]!r}, which is missing; download it")
+        file = folder.open(shard)
+        listing = format_.read(file)
         files.append(file)
-        for entry in found:
+        notes |= dict.fromkeys(listing.notes)
+        for entry in listing.entries:
             if weight_map.get(entry.name) != shard:
                 listed = weight_map.get(entry.name)
-                where = f"the index lists it in {listed!r}" if listed else "the index does not list it"
-                raise CheckpointError(f"{path}: holds tensor {entry.name!r}, but {where}; the two must agree")
+                said = f"the index lists it in {listed[:200]!r}" if listed else "the index does not list it"
+                raise CheckpointError(f"{file.where}: holds tensor {entry.name[:80]!r}, but {said}; the two must agree")
             entries[entry.name] = entry
     absent = next((name for name in weight_map if name not in entries), None)
     if absent is not None:
         raise CheckpointError(
-            f"{index}: lists tensor {absent!r} in {weight_map[absent]!r}, which does not hold it; the two must agree"
+            f"{where}: lists tensor {absent[:80]!r} in {weight_map[absent][:200]!r}, which does not hold it; "
+            "the two must agree"
         )
-    return tuple(files), entries
+    return tuple(files), Listing(list(entries.values()), tuple(notes))
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def _weight_map(index: WeightFile, format_: Format) -> dict[str, str]:
     value = read_object(index).get("weight_map")
     if not isinstance(value, dict) or not value:
-        raise CheckpointError(f"{index}: weight_map is missing or empty; it must map tensors to shards")
-    if not all(isinstance(shard, str) for shard in value.values()):
-        raise CheckpointError(f"{index}: weight_map names a shard that is no text")
+        raise CheckpointError(f"{index.where}: weight_map is missing or empty; it must map tensors to shards")
+    for shard in value.values():
+        if not isinstance(shard, str):
+            raise CheckpointError(f"{index.where}: weight_map names a shard that is no text")
+        if not shard.endswith(format_.suffixes):
+            raise CheckpointError(f"{index.where}: shard {shard[:200]!r} is no {format_.suffixes[0]} file; refused")
+    if len(set(value.values())) > _MOST_SHARDS:
+        raise CheckpointError(f"{index.where}: names more than {_MOST_SHARDS} shards; refused")
     return value
-
-
-def _confined(folder: Path, shard: str, index: Path) -> Path:
-    """The path of a shard, which must stay in the checkpoint's folder under every system's rules."""
-    posix, windows = PurePosixPath(shard), PureWindowsPath(shard)
-    plain = shard and "\0" not in shard and not (posix.is_absolute() or windows.drive or windows.root)
-    if not plain or ".." in windows.parts or not shard.endswith(".safetensors"):
-        raise CheckpointError(f"{index}: shard {shard!r} is outside the folder or no .safetensors file; refused")
-    path = folder / shard
-    target = path.resolve()
-    if not any(target.is_relative_to(home) for home in _homes(folder)):
-        raise CheckpointError(f"{index}: shard {shard!r} is a link out of the folder; copy the file here")
-    return path
-
-
-def _homes(folder: Path) -> list[Path]:
-    """Where a shard may really lie: the folder, and the blob store of a Hub cache around it."""
-    home = folder.resolve()
-    if home.parent.name == "snapshots":
-        return [home, home.parent.parent / "blobs"]
-    return [home]

@@ -1,26 +1,37 @@
-"""What lies at a path: a checkpoint (one file, or shards with an index) or an adapter."""
+"""What lies at a place: a checkpoint (one file, shards, a folder of either) or an adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from wanalyze.checkpoints.checkpoint import Checkpoint
-from wanalyze.checkpoints.header import read_header
-from wanalyze.checkpoints.shards import read_shards
+from wanalyze.checkpoints.files import LocalFile, WeightFile
+from wanalyze.checkpoints.folders import Folder, LocalFolder
+from wanalyze.checkpoints.formats import FORMATS, SAFETENSORS, Format, Listing, format_of
+from wanalyze.checkpoints.shards import Family, families, read_family, read_index
 from wanalyze.checkpoints.strict_json import read_object
 from wanalyze.errors import CheckpointError
 
+CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-INDEX_SUFFIX = ".safetensors.index.json"
-_NOT_YET = {
-    ".bin": "a torch pickle",
-    ".pt": "a torch pickle",
-    ".pth": "a torch pickle",
-    ".ckpt": "a torch pickle",
-    ".gguf": "a GGUF file",
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
+_PIPELINE = "model_index.json"
+# What trainers leave beside the weights: pickles that hold no model.
+_LEFTOVERS = re.compile(
+    r"(?:training_args|optimizer|scheduler|scaler|trainer_state|rng_state.*|random_states.*|.*optim_states)"
+    r"\.(?:bin|pt|pth|pkl)"
+)
+# Of several sets of weights in a folder, the one that libraries load when they are not told otherwise.
+_USUAL = ("model", "diffusion_pytorch_model", "pytorch_model")
+_NO_FORMAT = {
+    "flax_model.msgpack": "a Flax file",
+    "tf_model.h5": "a TensorFlow file",
+    "model.onnx": "an ONNX file",
+    "weights.npz": "an old MLX file",
 }
 
 
@@ -36,15 +47,32 @@ class AdapterFiles:
         return self.weights.name
 
 
-def open_source(path: Path) -> Checkpoint | AdapterFiles:
+@dataclass(frozen=True)
+class _Choice:
+    """A set of weights in a folder: a file, an index or a family of shards."""
+
+    name: str
+    stem: str
+    format: Format
+    family: Family | None = None
+
+    @property
+    def is_index(self) -> bool:
+        return self.name.endswith(".json")
+
+
+Source: TypeAlias = "Checkpoint | AdapterFiles"
+
+
+def open_source(path: Path) -> Source:
     """The checkpoint or adapter at `path`; reads headers, index and config, no tensor."""
     try:
-        is_folder, exists = path.is_dir(), path.exists()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        is_folder, exists = path.is_dir(), path.exists() or path.is_symlink()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
     if not exists:
         raise CheckpointError(f"{path}: no such file or folder")
-    return _open_folder(path) if is_folder else _open_file(path)
+    return open_folder(LocalFolder(path)) if is_folder else _open_file(path)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -58,72 +86,155 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return source
 
 
-def _open_file(path: Path) -> Checkpoint | AdapterFiles:
-    if path.name.endswith(INDEX_SUFFIX):
-        return _sharded(path.parent, path)
-    if path.name == ADAPTER_WEIGHTS:
-        config = path.with_name(ADAPTER_CONFIG)
-        if not config.is_file():
-            raise CheckpointError(f"{path}: no {ADAPTER_CONFIG} beside it, so its scale is unknown")
-        return _adapter(path.parent)
-    if (what := _NOT_YET.get(path.suffix)) is not None:
-        raise CheckpointError(f"{path}: {what}, which is not supported yet; save it as safetensors")
-    return _single(path, path)
-
-
-def _open_folder(folder: Path) -> Checkpoint | AdapterFiles:
-    try:
-        names = sorted(entry.name for entry in folder.iterdir())
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be read ({error.strerror})") from error
-    weights = [name for name in names if name.endswith(".safetensors") and name != ADAPTER_WEIGHTS]
-    indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
+def open_folder(folder: Folder) -> Source:
+    """The one thing that a folder holds; CheckpointError, with the choices, where it holds several or none."""
+    names = folder.names
+    choices = _choices(names)
     if ADAPTER_CONFIG in names:
-        if weights or indexes:
-            other = (indexes or weights)[0]
+        if choices:
             raise CheckpointError(
-                f"{folder}: holds an adapter and a checkpoint; pass {folder / ADAPTER_WEIGHTS} for the one "
-                f"or {folder / other} for the other"
+                f"{folder.where}: holds an adapter and a checkpoint; pass {folder.where}/{_adapter_weights(folder)} "
+                f"for the one or {folder.where}/{choices[0].name} for the other"
             )
         return _adapter(folder)
-    if len(indexes) == 1:
-        return _sharded(folder, folder / indexes[0])
-    if len(weights) == 1 and not indexes:
-        return _single(folder, folder / weights[0])
-    raise CheckpointError(f"{folder}: {_why_not(folder, names, indexes or weights)}")
+    if _PIPELINE in names and not choices:
+        parts = [name.rstrip("/") for name in names if name.endswith("/") and _choices(folder.below(name).names)]
+        raise CheckpointError(
+            f"{folder.where}: a diffusers pipeline of {', '.join(parts) or 'no components'}; "
+            f"pass one of them, as in {folder.where}/{parts[0] if parts else 'unet'}"
+        )
+    chosen = _chosen(choices)
+    if chosen is None:
+        raise CheckpointError(f"{folder.where}: {_why_not(folder, choices)}")
+    return _checkpoint(folder, folder.where, *_listing(folder, chosen), _notes(chosen, choices))
 
 
-def _why_not(folder: Path, names: list[str], choices: list[str]) -> str:
-    if choices:
-        return f"holds {', '.join(choices[:4])}{', …' if len(choices) > 4 else ''}: pass one of them by its path"
-    for name in names:
-        if (what := _NOT_YET.get(Path(name).suffix)) is not None:
-            return f"holds no safetensors, only {name}: {what}, which is not supported yet; save it as safetensors"
-    inside = [name for name in names if (folder / name / ADAPTER_CONFIG).is_file()]
+def _open_file(path: Path) -> Source:
+    folder, name = LocalFolder(path.parent), path.name
+    if name in _ADAPTER_WEIGHTS:
+        if not path.with_name(ADAPTER_CONFIG).is_file():
+            raise CheckpointError(f"{path}: no {ADAPTER_CONFIG} beside it, so its scale is unknown")
+        return _adapter(folder)
+    for format_ in FORMATS:
+        if _is_index(name, format_):
+            found = read_index(folder, name, format_)
+            return _checkpoint(folder, folder.where, *found, ())
+    # Wherever a link leads that the user names is the user's choice.
+    file = LocalFile.open(path, name=name)
+    return _checkpoint(folder, str(path), (file,), _format(name).read(file), ())
+
+
+def _choices(names: Sequence[str]) -> list[_Choice]:
+    """Every set of weights among the files of a folder, those of preferred formats first."""
+    found: list[_Choice] = []
+    for format_ in FORMATS:
+        files = [
+            name
+            for name in names
+            if name.endswith(format_.suffixes) and name not in _ADAPTER_WEIGHTS and not _LEFTOVERS.fullmatch(name)
+        ]
+        indexes = [name for name in names if _is_index(name, format_)]
+        shards = families(files)
+        stems = {_stem(name, format_) for name in indexes}
+        singles = [name for name in files if not any(name in family.members for family in shards.values())]
+        found += [_Choice(name, _stem(name, format_), format_) for name in indexes]
+        found += [_Choice(f.members[0], f.stem, format_, f) for f in shards.values() if f.stem not in stems]
+        found += [_Choice(name, _stem(name, format_), format_) for name in singles]
+    return found
+
+
+def _is_index(name: str, format_: Format) -> bool:
+    if format_.index is None or not name.endswith(".json"):
+        return False
+    return name.endswith(format_.index) or (f"{format_.index.removesuffix('.json')}." in name)
+
+
+def _stem(name: str, format_: Format) -> str:
+    """What a set of weights is called, with its variant.
+
+    `model.safetensors.index.fp16.json` and `model.fp16.safetensors` are both `model.fp16`.
+    """
+    if name.endswith(".json"):
+        assert format_.index is not None
+        stem, _, variant = name.removesuffix(".json").partition(format_.index.removesuffix(".json"))
+        return stem + variant
+    return name.rpartition(".")[0]
+
+
+def _chosen(choices: Sequence[_Choice]) -> _Choice | None:
+    """The set that is meant: of the preferred format, and of several the usual one."""
+    if not choices:
+        return None
+    best = [choice for choice in choices if choice.format is choices[0].format]
+    for stem in _USUAL:
+        usual = [choice for choice in best if choice.stem == stem]
+        if usual:
+            return usual[0]  # indexes come first
+    return best[0] if len(best) == 1 else None
+
+
+def _notes(chosen: _Choice, choices: Sequence[_Choice]) -> tuple[str, ...]:
+    others = [choice.name for choice in choices if choice is not chosen]
+    if not others:
+        return ()
+    return (f"{chosen.name} was read; {', '.join(others[:4])}{', …' if len(others) > 4 else ''} beside it was not",)
+
+
+def _why_not(folder: Folder, choices: Sequence[_Choice]) -> str:
+    names = [choice.name for choice in choices]
+    if names:
+        return f"holds {', '.join(names[:4])}{', …' if len(names) > 4 else ''}: pass one of them by its path"
+    for name in folder.names:
+        if (what := _NO_FORMAT.get(name)) is not None:
+            return f"holds only {name}, {what}, which is not read; convert it to safetensors"
+    inside = [name.rstrip("/") for name in folder.names if name.endswith("/") and _is_adapter(folder.below(name))]
     if inside:
         return f"holds no weights itself, but adapters in {', '.join(inside[:4])}: pass one of them"
     return "no weights in it: a .safetensors file, an index of shards or an adapter_config.json is needed"
 
 
-def _adapter(folder: Path) -> AdapterFiles:
-    path = folder / ADAPTER_WEIGHTS
-    config = read_object(folder / ADAPTER_CONFIG)
-    if not path.is_file():
-        is_pickle = (folder / "adapter_model.bin").exists()
-        why = (
-            "adapter_model.bin is a torch pickle, which is not supported yet"
-            if is_pickle
-            else f"{path.name} is missing"
-        )
-        raise CheckpointError(f"{folder}: {why}")
-    return AdapterFiles(config, _single(folder, path))
+def _is_adapter(folder: Folder) -> bool:
+    return ADAPTER_CONFIG in folder.names
 
 
-def _single(given: Path, path: Path) -> Checkpoint:
-    file, entries = read_header(path, name=path.name)
-    return Checkpoint(str(given), (file,), {entry.name: entry for entry in entries})
+def _adapter_weights(folder: Folder) -> str:
+    return next((name for name in _ADAPTER_WEIGHTS if name in folder.names), _ADAPTER_WEIGHTS[0])
 
 
-def _sharded(folder: Path, index: Path) -> Checkpoint:
-    files, entries = read_shards(folder, index)
-    return Checkpoint(str(folder), files, entries)
+def _adapter(folder: Folder) -> AdapterFiles:
+    name = _adapter_weights(folder)
+    if name not in folder.names:
+        raise CheckpointError(f"{folder.where}: {ADAPTER_CONFIG} is there, {name} is missing; download it")
+    others = [other for other in _ADAPTER_WEIGHTS if other in folder.names and other != name]
+    notes = (f"{name} was read; {', '.join(others)} beside it was not",) if others else ()
+    file = folder.open(name)
+    listing = _format(name).read(file)
+    weights = Checkpoint(
+        folder.where,
+        (file,),
+        {entry.name: entry for entry in listing.entries},
+        revision=folder.revision,
+        notes=(*notes, *listing.notes),
+    )
+    return AdapterFiles(read_object(folder.open(ADAPTER_CONFIG)), weights)
+
+
+def _format(name: str) -> Format:
+    return format_of(name) or SAFETENSORS
+
+
+def _checkpoint(
+    folder: Folder, name: str, files: tuple[WeightFile, ...], listing: Listing, notes: tuple[str, ...]
+) -> Checkpoint:
+    config = read_object(folder.open(CONFIG)) if CONFIG in folder.names else listing.config
+    entries = {entry.name: entry for entry in listing.entries}
+    return Checkpoint(name, files, entries, config, folder.revision, (*notes, *listing.notes))
+
+
+def _listing(folder: Folder, chosen: _Choice) -> tuple[tuple[WeightFile, ...], Listing]:
+    if chosen.is_index:
+        return read_index(folder, chosen.name, chosen.format)
+    if chosen.family:
+        return read_family(folder, chosen.family, chosen.format)
+    file = folder.open(chosen.name)
+    return (file,), chosen.format.read(file)

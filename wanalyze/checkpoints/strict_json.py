@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import NoReturn
 
+from wanalyze.checkpoints.files import WeightFile
 from wanalyze.errors import CheckpointError
 
 _CONFIG_LIMIT = 16 * 2**20  # bytes; the largest shard indexes in the wild are about 10 MB
@@ -32,18 +32,11 @@ def parse_object(text: bytes, *, where: str) -> dict[str, object]:
     return value
 
 
-def read_object(path: Path) -> dict[str, object]:
+def read_object(file: WeightFile) -> dict[str, object]:
     """The JSON object in a small file such as an index or a config."""
-    try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise CheckpointError(f"{path}: not a regular file")
-        if size > _CONFIG_LIMIT:
-            raise CheckpointError(f"{path}: {size} bytes, more than the {_CONFIG_LIMIT} a JSON file may have")
-        text = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    return parse_object(text, where=str(path))
+    if file.size > _CONFIG_LIMIT:
+        raise CheckpointError(f"{file.where}: {file.size} bytes, more than the {_CONFIG_LIMIT} a JSON file may have")
+    return parse_object(bytes(file.read(0, file.size)), where=file.where)
 
 
 class _BadJson(Exception):

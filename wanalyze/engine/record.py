@@ -13,6 +13,7 @@ from wanalyze import measure
 from wanalyze.adapters import Adapter
 from wanalyze.checkpoints import Checkpoint, TensorEntry
 from wanalyze.engine.plan import BASE_LABEL, Plan, Tuned, natural
+from wanalyze.engine.provenance import Hashes, hashed_whole
 from wanalyze.measure import Measurement
 from wanalyze.naming import Place
 from wanalyze.pairing import Pair
@@ -42,6 +43,7 @@ class Collected:
     modules: list[Module] = field(default_factory=list)
     vectors: list[Vector] = field(default_factory=list)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    hashes: Hashes = field(default_factory=Hashes)
 
     def add(self, record: Module, spectra: Mapping[str, Tensor], *, variant: bool) -> None:
         """File a record; `variant` marks a matrix of which only some rows are compared."""
@@ -104,7 +106,13 @@ def result_of(plan: Plan, collected: Collected) -> Result:
             device=plan.device.type,
             precision="float32" if plan.options.precision == "fast" else "float64",
         ),
-        base=Source(ref=_public(plan.reference.path), files=_files(plan.base)),
+        base=Source(
+            ref=_public(plan.reference.path),
+            revision=plan.base.revision,
+            files=_files(plan.base, plan.base),
+            tensors=collected.hashes.of(BASE_LABEL),
+            notes=list(plan.base.notes),
+        ),
         models=[_model(tuned, collected) for tuned in plan.tuned],
         modules=collected.modules,
         vectors=collected.vectors,
@@ -121,7 +129,10 @@ def _model(tuned: Tuned, collected: Collected) -> Model:
         ref=_public(tuned.reference.path),
         method=tuned.method,
         trained_parameters=adapter.trained_parameters if adapter else None,
-        files=_files(tuned.checkpoint),
+        revision=tuned.checkpoint.revision,
+        files=_files(tuned.source, tuned.checkpoint),
+        tensors=collected.hashes.of(tuned.label),
+        notes=list(tuned.checkpoint.notes),
         summary=summarise(
             [module for module in collected.modules if module.model == tuned.label],
             [vector for vector in collected.vectors if vector.model == tuned.label],
@@ -135,8 +146,11 @@ def _skipped(tuned: Tuned) -> list[SkippedTensor]:
     return [SkippedTensor(model=tuned.label, name=item.name, reason=item.reason) for item in items]
 
 
-def _files(checkpoint: Checkpoint) -> list[File]:
-    return [File(name=file.name, size=file.size, sha256=file.sha256()) for file in checkpoint.files]
+def _files(source: Checkpoint | Adapter, checkpoint: Checkpoint) -> list[File]:
+    return [
+        File(name=file.name, size=file.size, sha256=file.sha256() if hashed_whole(file, source) else None)
+        for file in checkpoint.files
+    ]
 
 
 def _public(path: Path) -> str:

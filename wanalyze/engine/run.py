@@ -18,7 +18,8 @@ from wanalyze.engine.bases import Ready
 from wanalyze.engine.batches import Unit, batches
 from wanalyze.engine.cache import Cache, default_folder, default_limit
 from wanalyze.engine.heap import trim
-from wanalyze.engine.plan import Plan
+from wanalyze.engine.plan import BASE_LABEL, Plan, Tuned
+from wanalyze.engine.provenance import Hashes, read
 from wanalyze.engine.record import Collected, module, result_of, vector
 from wanalyze.errors import NumericsError
 from wanalyze.measure import Base, Measurement, Scope, Stored
@@ -54,11 +55,14 @@ def run(plan: Plan, progress: Progress = lambda step: None) -> Result:
     """Measure every pair of the plan, matrices of one shape together."""
     bench = _Bench(plan, _cache(plan), progress)
     with _threads(plan):
-        for batch in _read_ahead(batches(plan), plan.device):
+        opened = ([_Matrix(unit, plan, bench.hashes) for unit in units] for units in batches(plan))
+        for batch in _read_ahead(opened, plan.device):
             bench.measure(batch)
             trim()
     collected = bench.collected()
-    collected.vectors += [_vector(tuned.label, pair) for tuned in plan.tuned for pair in tuned.pairing.vectors]
+    collected.vectors += [
+        _vector(tuned, pair, plan, bench.hashes) for tuned in plan.tuned for pair in tuned.pairing.vectors
+    ]
     progress(Step("", plan.cost, plan.cost))
     return result_of(plan, collected)
 
@@ -83,6 +87,8 @@ class _Matrix:
     """A unit and its tensors, read when they are needed or, for a GPU, ahead of that."""
 
     unit: Unit
+    plan: Plan
+    hashes: Hashes
     _base: Tensor | None = None
     _tuned: dict[int, Tensor | LowRank] = field(default_factory=dict)
 
@@ -91,13 +97,19 @@ class _Matrix:
         return any(pair.tuned is not None for _, pair in self.unit.jobs)
 
     def read_base(self) -> Tensor:
-        return self.unit.pair.base.read() if self._base is None else self._base
+        if self._base is not None:
+            return self._base
+        return read(self.unit.pair.base, BASE_LABEL, self.plan.base, self.hashes)
 
     def take(self, job: int) -> Tensor | LowRank:
         """What a job compares with the base."""
-        source = self.unit.jobs[job][1].tuned
-        assert source is not None
-        return self._tuned[job] if job in self._tuned else source.read()
+        if job in self._tuned:
+            return self._tuned[job]
+        tuned, pair = self.unit.jobs[job]
+        assert pair.tuned is not None
+        if isinstance(pair.tuned, TensorEntry):
+            return read(pair.tuned, tuned.label, tuned.source, self.hashes)
+        return pair.tuned.read()
 
     def fill(self) -> None:
         """Into pinned memory, from which a GPU copies while it works."""
@@ -105,8 +117,8 @@ class _Matrix:
             self._base = self.read_base().pin_memory()
         for job, (_, pair) in enumerate(self.unit.jobs):
             if pair.tuned is not None:
-                read = pair.tuned.read()
-                self._tuned[job] = read.pin_memory() if isinstance(read, Tensor) else read
+                found = self.take(job)
+                self._tuned[job] = found.pin_memory() if isinstance(found, Tensor) else found
 
 
 class _Found(NamedTuple):
@@ -116,9 +128,8 @@ class _Found(NamedTuple):
     note: str | None
 
 
-def _read_ahead(source: Iterable[list[Unit]], device: torch.device) -> Iterator[list[_Matrix]]:
+def _read_ahead(opened: Iterable[list[_Matrix]], device: torch.device) -> Iterator[list[_Matrix]]:
     """Batches with, on a GPU, the next one being read while one is worked on."""
-    opened = ([_Matrix(unit) for unit in units] for units in source)
     if device.type != "cuda":
         yield from opened
         return
@@ -148,6 +159,7 @@ class _Bench:
         self.scope = Scope(plan.options.top_k, plan.options.epsilon, dtype)
         self.done = 0
         self.found: dict[tuple[int, int], _Found] = {}
+        self.hashes = Hashes()
 
     def measure(self, batch: Sequence[_Matrix]) -> None:
         """All jobs of a batch; out of GPU memory, in halves, and in the end on the CPU."""
@@ -167,7 +179,7 @@ class _Bench:
     def collected(self) -> Collected:
         """Records in reading order, whatever the order of the batches was."""
         places_of = places(name for name, _ in self.plan.matrices)
-        collected = Collected()
+        collected = Collected(hashes=self.hashes)
         for key in sorted(self.found):
             unit, job, outcome, note = self.found[key]
             tuned, pair = unit.jobs[job]
@@ -243,10 +255,12 @@ def _operand(read: Tensor | LowRank, pair: Pair, device: torch.device) -> Stored
     return Stored(bases.oriented(read.to(device, non_blocking=True), pair), eps, grid)
 
 
-def _vector(label: str, pair: Pair) -> Vector:
+def _vector(tuned: Tuned, pair: Pair, plan: Plan, hashes: Hashes) -> Vector:
     if not isinstance(pair.tuned, TensorEntry):
-        return vector(label, pair, measure.untouched_vector())
+        return vector(tuned.label, pair, measure.untouched_vector())
     try:
-        return vector(label, pair, measure.measure_vector(pair.base.read(), pair.tuned.read()))
+        before = read(pair.base, BASE_LABEL, plan.base, hashes)
+        after = read(pair.tuned, tuned.label, tuned.source, hashes)
+        return vector(tuned.label, pair, measure.measure_vector(before, after))
     except NumericsError as error:
-        return vector(label, pair, dict.fromkeys(measure.DRIFT), failure=str(error))
+        return vector(tuned.label, pair, dict.fromkeys(measure.DRIFT), failure=str(error))

@@ -47,17 +47,24 @@ class Settings(Record):
 
 
 class File(Record):
+    """`sha256` is null where only parts of the file were read: then `tensors` of its model holds their hashes."""
+
     name: str
     size: int
-    sha256: str
+    sha256: str | None
 
 
 class Source(Record):
-    """Where the base came from; `revision` is a Hub commit, null for a local folder."""
+    """Where the base came from; `revision` is a Hub commit, null for a local folder.
+
+    `tensors` are sha256 of the elements that were read, row by row. `notes` say what was chosen or restored on the way.
+    """
 
     ref: str
     revision: str | None = None
     files: list[File]
+    tensors: dict[str, str] = {}
+    notes: list[str] = []
 
 
 class Summary(Record):
@@ -87,13 +94,16 @@ class Summary(Record):
 
 
 class Model(Record):
-    """A tuned model; `trained_parameters` is known for adapters only."""
+    """A tuned model; `trained_parameters` is known for adapters only. For the rest see `Source`."""
 
     label: str
     ref: str
+    revision: str | None = None
     method: str
     trained_parameters: int | None = None
     files: list[File]
+    tensors: dict[str, str] = {}
+    notes: list[str] = []
     summary: Summary
 
 

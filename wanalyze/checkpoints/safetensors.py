@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import stat
-from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
-from wanalyze.checkpoints.checkpoint import TensorEntry, WeightFile
+from wanalyze.checkpoints.checkpoint import TensorEntry
+from wanalyze.checkpoints.content import Raw
 from wanalyze.checkpoints.dtypes import DTYPES, DType
+from wanalyze.checkpoints.files import WeightFile
 from wanalyze.checkpoints.strict_json import parse_object
 from wanalyze.errors import CheckpointError
 
@@ -24,53 +24,44 @@ _IMPOSTORS = (
 )
 
 
-def read_header(path: Path, *, name: str) -> tuple[WeightFile, list[TensorEntry]]:
-    """The tensors of the safetensors file at `path`, in file order.
+def read_header(file: WeightFile) -> list[TensorEntry]:
+    """The tensors of a safetensors file, in file order.
 
     Enforces the format's rules: the ranges tile the data from its first byte to the end of the
     file, each as long as its dtype and shape say, and no name appears twice.
     """
-    try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):
-            raise CheckpointError(f"{path}: not a regular file")
-        with path.open("rb") as stream:
-            text = _header_text(stream, path, state.st_size)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    file = WeightFile(path, name, state.st_size, state.st_mtime_ns)
-    fields = parse_object(text, where=f"{path}: header")
+    text = _header_text(file)
+    fields = parse_object(text, where=f"{file.where}: header")
     fields.pop("__metadata__", None)
     data_start = 8 + len(text)
-    entries = [_entry(file, data_start, key, value) for key, value in fields.items()]
-    entries.sort(key=lambda entry: (entry.start, entry.size))
-    _check_tiling(file, data_start, entries)
-    return file, entries
+    found = [(key, _content(file, data_start, key, value)) for key, value in fields.items()]
+    found.sort(key=lambda item: (item[1].start, item[1].size))
+    _check_tiling(file, data_start, found)
+    return [TensorEntry(name, content) for name, content in found]
 
 
-def _header_text(stream: BinaryIO, path: Path, size: int) -> bytes:
-    start = stream.read(32)
+def _header_text(file: WeightFile) -> bytes:
+    start = bytes(file.read(0, min(32, file.size)))
     for magic, what in _IMPOSTORS:
         if start.startswith(magic) and start[8:9] != b"{":
-            raise CheckpointError(f"{path}: {what}")
-    if size < 8:
-        raise CheckpointError(f"{path}: {size} bytes, too short for a safetensors file; download it again")
+            raise CheckpointError(f"{file.where}: {what}")
+    if file.size < 8:
+        raise CheckpointError(f"{file.where}: {file.size} bytes, too short for a safetensors file; download it again")
     length = int.from_bytes(start[:8], "little")
-    if length > min(_HEADER_LIMIT, size - 8):
+    if length > min(_HEADER_LIMIT, file.size - 8):
         raise CheckpointError(
-            f"{path}: says its header is {length} bytes long, but the file has {size - 8} after the length "
+            f"{file.where}: says its header is {length} bytes long, but the file has {file.size - 8} after the length "
             f"and {_HEADER_LIMIT} are allowed; not safetensors, or cut short"
         )
-    stream.seek(8)
-    text = stream.read(length)
+    text = bytes(file.read(8, length))
     if not text.startswith(b"{"):
-        raise CheckpointError(f"{path}: the header does not begin with '{{'; not a safetensors file")
+        raise CheckpointError(f"{file.where}: the header does not begin with '{{'; not a safetensors file")
     return text
 
 
-def _entry(file: WeightFile, data_start: int, name: str, value: object) -> TensorEntry:
+def _content(file: WeightFile, data_start: int, name: str, value: object) -> Raw:
     def refuse(why: str) -> NoReturn:
-        raise CheckpointError(f"{file.path}: tensor {name[:80]!r}: {why[:200]}; the file is damaged or forged")
+        raise CheckpointError(f"{file.where}: tensor {name[:80]!r}: {why[:200]}; the file is damaged or forged")
 
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
         refuse("needs dtype, shape and data_offsets")
@@ -85,7 +76,7 @@ def _entry(file: WeightFile, data_start: int, name: str, value: object) -> Tenso
     expected = _stored_bytes(DTYPES[dtype], shape)
     if end - begin != expected:
         refuse(f"{dtype} of shape {shape} takes {expected} bytes, its range has {end - begin}")
-    return TensorEntry(name, DTYPES[dtype], tuple(shape), file, data_start + begin, end - begin)
+    return Raw(file, data_start + begin, end - begin, DTYPES[dtype], tuple(shape))
 
 
 def _are_sizes(value: object) -> bool:
@@ -96,18 +87,18 @@ def _stored_bytes(dtype: DType, shape: list[int]) -> int:
     return -(-math.prod(shape) * dtype.bits // 8)
 
 
-def _check_tiling(file: WeightFile, data_start: int, entries: list[TensorEntry]) -> None:
+def _check_tiling(file: WeightFile, data_start: int, found: list[tuple[str, Raw]]) -> None:
     position = data_start
-    for entry in entries:
-        if entry.start != position:
-            kind = "overlaps the tensor before it" if entry.start < position else "leaves a hole before it"
-            raise CheckpointError(f"{file.path}: tensor {entry.name!r} {kind}; the file is damaged or forged")
-        position += entry.size
+    for name, content in found:
+        if content.start != position:
+            kind = "overlaps the tensor before it" if content.start < position else "leaves a hole before it"
+            raise CheckpointError(f"{file.where}: tensor {name[:80]!r} {kind}; the file is damaged or forged")
+        position += content.size
     if position > file.size:
         raise CheckpointError(
-            f"{file.path}: {position - file.size} bytes shorter than its header says; download it again"
+            f"{file.where}: {position - file.size} bytes shorter than its header says; download it again"
         )
     if position < file.size:
         raise CheckpointError(
-            f"{file.path}: {file.size - position} bytes follow the last tensor; the file is damaged or forged"
+            f"{file.where}: {file.size - position} bytes follow the last tensor; the file is damaged or forged"
         )

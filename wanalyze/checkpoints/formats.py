@@ -1,0 +1,60 @@
+"""The formats of one file of weights: how each is recognised, and who reads it. One row each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from wanalyze.checkpoints.checkpoint import TensorEntry
+from wanalyze.checkpoints.files import WeightFile
+from wanalyze.checkpoints.safetensors import read_header
+from wanalyze.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What one or several files hold; `config` is what they say of the model, where the format has a place for it."""
+
+    entries: Sequence[TensorEntry]
+    notes: tuple[str, ...] = ()
+    config: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: its file names, the suffix of its index, and its reader. Formats listed first are preferred."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    index: str | None
+    read: Callable[[WeightFile], Listing]
+
+
+def _safetensors(file: WeightFile) -> Listing:
+    return Listing(read_header(file))
+
+
+def _torch(file: WeightFile) -> Listing:
+    """By content: what is called .bin or .ckpt need not be a pickle."""
+    if bytes(file.read(0, min(9, file.size)))[8:] == b"{":
+        return Listing(read_header(file), (f"{file.name} is safetensors by its content and was read as that",))
+    raise CheckpointError(f"{file.where}: a torch pickle, which is not supported yet; save it as safetensors")
+
+
+def _gguf(file: WeightFile) -> Listing:
+    raise CheckpointError(f"{file.where}: a GGUF file, which is not supported yet; save it as safetensors")
+
+
+SAFETENSORS = Format("safetensors", (".safetensors",), ".safetensors.index.json", _safetensors)
+TORCH = Format("torch pickle", (".bin", ".pt", ".pth", ".ckpt"), ".bin.index.json", _torch)
+GGUF = Format("GGUF", (".gguf",), None, _gguf)
+FORMATS = (SAFETENSORS, TORCH, GGUF)
+
+
+def format_of(name: str) -> Format | None:
+    """The format that a file name promises.
+
+    >>> format_of("model.fp16.safetensors").name, format_of("README.md")
+    ('safetensors', None)
+    """
+    return next((format_ for format_ in FORMATS if name.endswith(format_.suffixes)), None)
