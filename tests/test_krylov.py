@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.matrices import SHAPES, SPECTRA, iterative, orthonormal, shaped, with_spectrum
-from wanalyze import operators
-from wanalyze.operators import Dense, LowRank, Operator, Stack, Sum
+from wanalyze.operators import Dense, Kronecker, LowRank, Operator, Scaled, Stack, Sum
 from wanalyze.spectra import triplets as triplets_module
 from wanalyze.spectra import values as values_module
 from wanalyze.spectra.christoffel import _energy_by_qr, _weights, christoffel
@@ -72,7 +71,7 @@ def test_a_gram_matrix_in_column_blocks_is_the_gram_matrix(
             widths.append(block.stop - block.start)
             return super().columns(block, dtype)
 
-    monkeypatch.setattr(operators, "_BLOCK", 30 * 8)
+    monkeypatch.setattr("wanalyze.operators.operator._BLOCK", 30 * 8)
     found, scale = gram(Watched(stored))
     wide = stored.double() if shape[0] < shape[1] else stored.double().mT
     assert scale == 1
@@ -105,6 +104,9 @@ def test_values_in_flight_are_values_alone() -> None:
         LowRank(normal(7, 2), normal(2, 5), -0.5),
         Sum(Dense(normal(7, 5)), LowRank(normal(7, 2), normal(2, 5), 3.0)),
         Sum(Dense(normal(7, 5)), Dense(normal(7, 5, 1).bfloat16()), -1.0),
+        Kronecker(Dense(normal(7, 1)), LowRank(normal(1, 2), normal(2, 5)), 0.5),
+        Kronecker(Dense(normal(1, 5)), Dense(normal(7, 1).bfloat16()), 2.0),
+        Scaled(LowRank(normal(7, 2), normal(2, 5)), normal(7, 1)[:, 0], normal(5, 1)[:, 0]),
     ],
     ids=lambda operator: type(operator).__name__,
 )

@@ -130,6 +130,22 @@ def test_the_edge_of_any_shape_is_that_of_a_random_error(shape: tuple[int, int])
     assert noise_edge(weights, BF16) == pytest.approx(true, rel=0.15)
 
 
+@pytest.mark.parametrize("grid", [None, FP16])
+def test_the_edge_of_quantised_weights_is_that_of_their_cells(grid: Grid | None) -> None:
+    base = 0.02 * normal(400, 600, seed=3)
+    steps = base.abs().reshape(400, 20, 30).amax(2, keepdim=True).expand(400, 20, 30).reshape(400, 600) / 7
+    codes = (base / steps).round().clamp(-7, 7)
+    true = torch.linalg.matrix_norm(codes * steps - base, 2).item() * (1 + 2 * 400 ** (-2 / 3))
+    assert noise_edge(base, grid, [steps.float()]) == pytest.approx(true, rel=0.05)
+
+
+def test_errors_of_base_and_tuned_add_up() -> None:
+    weights, cells = normal(200, 300, seed=3), torch.full((200, 300), 0.1)
+    one = noise_edge(weights, None, [cells])
+    assert noise_edge(weights, None, [cells, cells]) == pytest.approx(2**0.5 * one, rel=1e-5)
+    assert noise_edge(weights, None, [0 * cells]) == 0
+
+
 @pytest.mark.parametrize("power", [-90, -3, 40])
 def test_the_edge_scales_with_the_weights(power: int) -> None:
     weights = gaussian_base(200, 300).double()

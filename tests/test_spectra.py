@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.matrices import SHAPES, SPECTRA, shaped, with_spectrum
-from wanalyze.operators import Dense, LowRank
+from wanalyze.operators import Dense, Kronecker, LowRank
 from wanalyze.spectra import ranks
 from wanalyze.spectra.decomposition import EPS, decompose
 from wanalyze.spectra.deflation import singular_values
+from wanalyze.spectra.values import spectra
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -71,6 +72,15 @@ def test_factors_give_the_spectrum_of_their_product(rows: int, columns: int, ran
     assert torch.allclose(found, expected[: len(found)], rtol=1e-12, atol=1e-12)
     assert torch.allclose(update @ torch.eye(columns), update.dense(), atol=1e-4)
     assert torch.allclose(update.T.dense(), update.dense().mT, atol=1e-4)
+
+
+@pytest.mark.parametrize("shapes", [((3, 4), (50, 30)), ((4, 3), (30, 50)), ((40, 2), (2, 40))])
+def test_values_of_a_kronecker_product_are_products_of_values(shapes: tuple[tuple[int, int], ...]) -> None:
+    generator = torch.Generator().manual_seed(7)
+    first, second = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    found = spectra([Kronecker(Dense(first), LowRank(second, torch.eye(second.shape[1])), -0.5)])[0].values
+    expected = torch.linalg.svdvals(-0.5 * torch.kron(first, second))
+    assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12 * expected[0].item())
 
 
 spectrum = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12).map(

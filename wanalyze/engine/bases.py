@@ -34,16 +34,21 @@ class Ready:
 
 
 def prepare(
-    stored: Sequence[Tensor], pairs: Sequence[Pair], scope: Scope, device: torch.device, cache: Cache | None
+    stored: Sequence[Tensor],
+    pairs: Sequence[Pair],
+    scope: Scope,
+    device: torch.device,
+    cache: Cache | None,
+    steps: Sequence[Tensor | None],
 ) -> list[Ready]:
     """Matrices of one shape, with the spectra that the cache has."""
     if cache is None or min(pairs[0].shape) <= SMALL:
-        return [Ready(base) for base in measure.prepare(_placed(stored, pairs, device), scope)]
+        return [Ready(base) for base in measure.prepare(_placed(stored, pairs, device), scope, steps=steps)]
     keys = [_key(tensor, pair, scope, device) for tensor, pair in zip(stored, pairs, strict=True)]
     m, n = pairs[0].shape
     shapes = shapes_of((m, n), measure.leading_count(scope, (m, n)))
     known = [cache.get(key, shapes) for key in keys]
-    bases = measure.prepare(_placed(stored, pairs, device), scope, known)
+    bases = measure.prepare(_placed(stored, pairs, device), scope, known, steps)
     return [Ready(base, key if entry is None else None) for base, key, entry in zip(bases, keys, known, strict=True)]
 
 
@@ -55,6 +60,11 @@ def keep(ready: Ready, cache: Cache | None) -> None:
 
 def _placed(stored: Sequence[Tensor], pairs: Sequence[Pair], device: torch.device) -> list[Tensor]:
     return [oriented(tensor.to(device, non_blocking=True), pair) for tensor, pair in zip(stored, pairs, strict=True)]
+
+
+def placed_steps(steps: Tensor | None, pair: Pair, device: torch.device) -> Tensor | None:
+    """Quantisation cells as the matrix itself is turned and placed."""
+    return None if steps is None else oriented(steps.to(device), pair)
 
 
 def _key(stored: Tensor, pair: Pair, scope: Scope, device: torch.device) -> str:

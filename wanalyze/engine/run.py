@@ -24,7 +24,7 @@ from wanalyze.engine.record import Collected, module, result_of, vector
 from wanalyze.errors import NumericsError
 from wanalyze.measure import Base, Measurement, Scope, Stored
 from wanalyze.naming import places
-from wanalyze.operators import LowRank
+from wanalyze.operators import Operator
 from wanalyze.pairing import Pair
 from wanalyze.result import Result, Vector
 from wanalyze.spectra.rounding import Grid
@@ -90,7 +90,7 @@ class _Matrix:
     plan: Plan
     hashes: Hashes
     _base: Tensor | None = None
-    _tuned: dict[int, Tensor | LowRank] = field(default_factory=dict)
+    _tuned: dict[int, Tensor | Operator] = field(default_factory=dict)
 
     @property
     def is_touched(self) -> bool:
@@ -101,7 +101,12 @@ class _Matrix:
             return self._base
         return read(self.unit.pair.base, BASE_LABEL, self.plan.base, self.hashes)
 
-    def take(self, job: int) -> Tensor | LowRank:
+    def read_steps(self) -> Tensor | None:
+        """Of a quantised base, the cells of its weights, where a stored matrix is compared with it."""
+        stored = any(isinstance(pair.tuned, TensorEntry) for _, pair in self.unit.jobs)
+        return self.unit.pair.base.content.steps() if stored else None
+
+    def take(self, job: int) -> Tensor | Operator:
         """What a job compares with the base."""
         if job in self._tuned:
             return self._tuned[job]
@@ -203,7 +208,8 @@ class _Bench:
     def _bases(self, batch: Sequence[_Matrix], device: torch.device) -> dict[int, Ready | NumericsError]:
         def prepared(some: Sequence[_Matrix]) -> list[Ready]:
             stored, pairs = [matrix.read_base() for matrix in some], [matrix.unit.pair for matrix in some]
-            return bases.prepare(stored, pairs, self.scope, device, self.cache)
+            steps = [bases.placed_steps(matrix.read_steps(), matrix.unit.pair, device) for matrix in some]
+            return bases.prepare(stored, pairs, self.scope, device, self.cache, steps)
 
         indices = [matrix.unit.index for matrix in batch]
         return dict(zip(indices, _each(prepared, batch), strict=True))
@@ -211,7 +217,7 @@ class _Bench:
     def _outcomes(
         self, batch: Sequence[_Matrix], job: int, ready: Mapping[int, Ready | NumericsError], device: torch.device
     ) -> Iterator[tuple[_Matrix, Outcome]]:
-        waiting: list[tuple[_Matrix, Base, Stored | LowRank]] = []
+        waiting: list[tuple[_Matrix, Base, Stored | Operator]] = []
         for matrix in batch:
             _, pair = matrix.unit.jobs[job]
             m, n = pair.shape
@@ -222,10 +228,11 @@ class _Bench:
                 yield matrix, found
             else:
                 waiting.append((matrix, found.base, _operand(matrix.take(job), pair, device)))
-        for same in ([item for item in waiting if isinstance(item[2], kind)] for kind in (Stored, LowRank)):
+        kinds = dict.fromkeys(type(item[2]) for item in waiting)
+        for same in ([item for item in waiting if type(item[2]) is kind] for kind in kinds):
             yield from zip((item[0] for item in same), _each(self._compared, same), strict=True)
 
-    def _compared(self, some: Sequence[tuple[_Matrix, Base, Stored | LowRank]]) -> list[Measurement]:
+    def _compared(self, some: Sequence[tuple[_Matrix, Base, Stored | Operator]]) -> list[Measurement]:
         return measure.compare([item[1] for item in some], [item[2] for item in some], self.scope)
 
 
@@ -244,15 +251,16 @@ def _each(work: Callable[[Sequence[In]], Sequence[Out]], items: Sequence[In]) ->
         return [found for item in items for found in _each(work, [item])]
 
 
-def _operand(read: Tensor | LowRank, pair: Pair, device: torch.device) -> Stored | LowRank:
-    if isinstance(read, LowRank):
-        return LowRank(read.left.to(device), read.right.to(device), read.scale)
+def _operand(read: Tensor | Operator, pair: Pair, device: torch.device) -> Stored | Operator:
+    if not isinstance(read, Tensor):
+        return read.map(lambda factor: factor.to(device))
     entry = pair.tuned
     assert isinstance(entry, TensorEntry)
     eps = max(pair.base.dtype.eps or 0.0, entry.dtype.eps or 0.0)
     dtype = entry.dtype
     grid = Grid(dtype.eps, dtype.smallest) if dtype.eps and dtype.smallest and dtype.bits < 64 else None
-    return Stored(bases.oriented(read.to(device, non_blocking=True), pair), eps, grid)
+    steps = bases.placed_steps(entry.content.steps(), pair, device)
+    return Stored(bases.oriented(read.to(device, non_blocking=True), pair), eps, grid, steps)
 
 
 def _vector(tuned: Tuned, pair: Pair, plan: Plan, hashes: Hashes) -> Vector:

@@ -24,7 +24,7 @@ from wanalyze.measure.measurement import (
     unmeasurable,
     untouched,
 )
-from wanalyze.operators import LowRank
+from wanalyze.operators import Operator
 
 __all__ = [
     "COMPUTE",
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 
-def compare(bases: Sequence[Base], tuned: Sequence[Stored | LowRank], scope: Scope) -> list[Measurement]:
+def compare(bases: Sequence[Base], tuned: Sequence[Stored | Operator], scope: Scope) -> list[Measurement]:
     """The measurement of each base with its tuned matrix or update, all of one shape.
 
     NumericsError if any of them cannot be measured: alone, the others can.
@@ -56,14 +56,18 @@ def compare(bases: Sequence[Base], tuned: Sequence[Stored | LowRank], scope: Sco
 
 
 def prepare(
-    matrices: Sequence[Tensor], scope: Scope, known: Sequence[Mapping[str, Tensor] | None] | None = None
+    matrices: Sequence[Tensor],
+    scope: Scope,
+    known: Sequence[Mapping[str, Tensor] | None] | None = None,
+    steps: Sequence[Tensor | None] | None = None,
 ) -> list[Base]:
     """Matrices of the base, of one shape, with what all comparisons share; NumericsError if one is not finite.
 
-    `known` holds what an earlier run found of some of them: `spectra.prepared.arrays_of`.
+    `known` holds what an earlier run found of some of them: `spectra.prepared.arrays_of`; `steps` the cells that
+    quantised ones were rounded in.
     """
     with _as_numerics_error():
-        return prepare_bases(matrices, scope, known)
+        return prepare_bases(matrices, scope, known, steps)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from torch import Tensor
 from wanalyze.intruders import count_intruders, intruder_energy
 from wanalyze.measure.evidence import Evidence
 from wanalyze.measure.measurement import Missing, Number, Outcome, SideName
-from wanalyze.operators import LowRank
 from wanalyze.spectra import ranks
 from wanalyze.spectra.rounding import signal_rank
 
@@ -21,6 +20,7 @@ _NO_VECTORS = Missing("base or tuned is zero and has no singular vectors")
 _BY_FACTORS = Missing("an update given by factors was never rounded to a matrix")
 _NO_GRID = Missing("the tuned matrix is stored in float64: its rounding is not told from that of the arithmetic")
 _ZERO_WITHIN = Missing("the base is zero in the subspace of the update")
+_QUANTISED = Missing("not fitted: the base was quantised, so the weights that were merged into are not known exactly")
 _NOT_LOW_RANK = Missing("not fitted: the update is not of low rank above the rounding edge")
 _SPACE = 1e-3  # radians: how well the leading space of ΔW must be known for an amplification
 
@@ -110,7 +110,7 @@ def _amplification(x: Evidence) -> Outcome:
 
 def _noise_edge(x: Evidence) -> Outcome:
     if x.edge is None:
-        return _BY_FACTORS if isinstance(x.update, LowRank) else _NO_GRID
+        return _BY_FACTORS if x.by_factors else _NO_GRID
     return x.edge
 
 
@@ -123,7 +123,9 @@ def _merged_rank(x: Evidence) -> Outcome:
     fit = x.merged
     if fit is None:
         edge = _noise_edge(x)
-        return edge if isinstance(edge, Missing) else _NOT_LOW_RANK
+        if isinstance(edge, Missing):
+            return edge
+        return _NOT_LOW_RANK if x.base.steps is None else _QUANTISED
     if fit.rank is None:
         return Missing(f"no update of rank up to {fit.limit} rounds to the tuned matrix: not a merged adapter")
     if not fit.identified:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wanalyze.errors import NumericsError
-from wanalyze.operators import LowRank, Operator, widened
+from wanalyze.operators import Operator, Sum, widened
 
 _ENTRIES = 2**19  # looked at together: they stay in the cache of a CPU
 _RANGE = {torch.float64: (1e-140, 1e140), torch.float32: (1e-14, 1e14)}  # squares of it, summed, stay in the dtype
@@ -55,7 +55,7 @@ def drift(base: Operator, tuned: Operator, update: Operator) -> Drift:
 def _rows(base: Operator, tuned: Operator, update: Operator) -> Iterator[tuple[Tensor, ...]]:
     m, n = base.shape
     step = max(1, _ENTRIES // n)
-    by_factors = isinstance(update, LowRank)
+    by_factors = isinstance(tuned, Sum) and tuned.second is update
     first, second = base.T, (update if by_factors else tuned).T
     for start in range(0, m, step):
         block = slice(start, min(start + step, m))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wanalyze.measure.drift import Drift, drift, finite
 from wanalyze.measure.measurement import Scope, Side, SideName, side_of
-from wanalyze.operators import Dense, LowRank, Operator, Sum, widened
+from wanalyze.operators import Dense, Operator, Sum, widened
 from wanalyze.spectra.decomposition import EPS
 from wanalyze.spectra.deflation import resolved
 from wanalyze.spectra.merged import MergedFit, merged_rank
@@ -32,11 +32,15 @@ _SPACE, _SPACE_STEPS = 1e-7, 20  # radians asked of the leading space of ΔW, an
 
 @dataclass(eq=False)
 class Base:
-    """A matrix of the base; `prepared` when it is first compared, unless it is zero."""
+    """A matrix of the base; `prepared` when it is first compared, unless it is zero.
+
+    `steps` (m, n) are the cells that its weights were quantised in, None where they are what was stored.
+    """
 
     matrix: Operator
     is_zero: bool
     prepared: Prepared | None = None
+    steps: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -53,17 +57,18 @@ class Base:
 @dataclass(frozen=True, eq=False)
 class Stored:
     """A tuned matrix as it lies in a checkpoint: `eps` of the coarser storage dtype of base and tuned, and the grid
-    the tuned one was rounded to, None for float64.
+    the tuned one was rounded to, None for float64. `steps` (m, n) are the cells of a quantised one.
     """
 
     matrix: Tensor
     eps: float
     grid: Grid | None
+    steps: Tensor | None = None
 
 
 class _Pair(NamedTuple):
     base: Base
-    stored: Stored | LowRank
+    stored: Stored | Operator
     tuned: Operator
     update: Operator
     drift: Drift
@@ -73,7 +78,10 @@ class _Pair(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """One pair: operators, spectra, leading vectors of ΔW, both sides, entrywise drift, and rounding."""
+    """One pair: operators, spectra, leading vectors of ΔW, both sides, entrywise drift, and rounding.
+
+    `by_factors` says that ΔW is what an adapter makes of its factors, not a difference of stored matrices.
+    """
 
     base: Base
     tuned: Operator
@@ -89,6 +97,7 @@ class Evidence:
     right: Side
     edge: float | None
     merged: MergedFit | None
+    by_factors: bool
 
     def side(self, name: SideName) -> Side:
         return self.left if name == "left" else self.right
@@ -101,14 +110,18 @@ def resident(tensor: Tensor, whose: str, dtype: torch.dtype) -> Operator:
 
 
 def prepare(
-    matrices: Sequence[Tensor], scope: Scope, known: Sequence[Mapping[str, Tensor] | None] | None = None
+    matrices: Sequence[Tensor],
+    scope: Scope,
+    known: Sequence[Mapping[str, Tensor] | None] | None = None,
+    steps: Sequence[Tensor | None] | None = None,
 ) -> list[Base]:
-    """Matrices of the base; `known` is what an earlier run found of some of them."""
+    """Matrices of the base; `known` is what an earlier run found of some of them, `steps` their quantisation."""
+    nothing = [None] * len(matrices)
     found = []
-    for matrix, arrays in zip(matrices, known or [None] * len(matrices), strict=True):
+    for matrix, arrays, cells in zip(matrices, known or nothing, steps or nothing, strict=True):
         operator = resident(matrix, "base", scope.dtype)
         prepared = None if arrays is None else restore(operator, arrays, matrix.device, scope.dtype)
-        found.append(Base(operator, not operator.dense().any(), prepared))
+        found.append(Base(operator, not operator.dense().any(), prepared, cells))
     return found
 
 
@@ -117,7 +130,7 @@ def leading_count(scope: Scope, shape: Sequence[int]) -> int:
     return min(scope.top_k + _LEADING_BASE, *shape)
 
 
-def gather(bases: Sequence[Base], tuned: Sequence[Stored | LowRank], scope: Scope) -> list[Evidence | Drift]:
+def gather(bases: Sequence[Base], tuned: Sequence[Stored | Operator], scope: Scope) -> list[Evidence | Drift]:
     """The evidence of each pair, all of one shape; only the drift where nothing changed."""
     operators = [_operators(*pair, scope.dtype) for pair in zip(bases, tuned, strict=True)]
     drifts = [drift(base.matrix, *pair) for base, pair in zip(bases, operators, strict=True)]
@@ -151,14 +164,10 @@ def _values(
     return list(zip(of_tuned, of_update, strict=True))
 
 
-def _operators(base: Base, tuned: Stored | LowRank, dtype: torch.dtype) -> tuple[Operator, Operator]:
-    """W1 and ΔW; of an adapter neither is written out."""
-    if isinstance(tuned, LowRank):
-        left, right = (
-            widened(finite(factor, whose, dtype), dtype)
-            for factor, whose in ((tuned.left, "factor B"), (tuned.right, "factor A"))
-        )
-        update = LowRank(left, right, tuned.scale)
+def _operators(base: Base, tuned: Stored | Operator, dtype: torch.dtype) -> tuple[Operator, Operator]:
+    """W1 and ΔW; of an adapter W1 is never written out, nor ΔW if it has a structure."""
+    if not isinstance(tuned, Stored):
+        update = tuned.map(lambda factor: widened(finite(factor, "a factor of the update", dtype), dtype))
         return Sum(base.matrix, update), update
     whole = resident(tuned.matrix, "tuned", dtype)
     if tuned.matrix.numel() > _RESIDENT:
@@ -167,7 +176,7 @@ def _operators(base: Base, tuned: Stored | LowRank, dtype: torch.dtype) -> tuple
 
 
 def _evidence(pairs: Sequence[_Pair], scope: Scope) -> list[Evidence]:
-    edges = [_edge(pair.stored) for pair in pairs]
+    edges = [_edge(pair) for pair in pairs]
     leading = _leading_of_updates(pairs, edges, scope)
     sides = _sides(pairs, scope)
     return [
@@ -186,6 +195,7 @@ def _evidence(pairs: Sequence[_Pair], scope: Scope) -> list[Evidence]:
             right,
             edge,
             _merged(pair, edge),
+            not isinstance(pair.stored, Stored),
         )
         for pair, top, (left, right), edge in zip(pairs, leading, sides, edges, strict=True)
     ]
@@ -239,13 +249,20 @@ def _sides(pairs: Sequence[_Pair], scope: Scope) -> list[tuple[Side, Side]]:
     return result
 
 
-def _edge(tuned: Stored | LowRank) -> float | None:
-    return noise_edge(tuned.matrix, tuned.grid) if isinstance(tuned, Stored) and tuned.grid else None
+def _edge(pair: _Pair) -> float | None:
+    """Of a stored matrix, what its rounding and the quantisation of both explain; None where nothing was rounded."""
+    stored = pair.stored
+    if not isinstance(stored, Stored):
+        return None
+    steps = [cells for cells in (pair.base.steps, stored.steps) if cells is not None]
+    return noise_edge(stored.matrix, stored.grid, steps) if stored.grid or steps else None
 
 
 def _merged(pair: _Pair, edge: float | None) -> MergedFit | None:
     """The fit of a merged adapter, where ΔW is low-rank above the rounding edge."""
     if not isinstance(pair.stored, Stored) or pair.stored.grid is None or edge is None:
+        return None
+    if pair.base.steps is not None:  # the fit takes W0 for what the adapter was merged into, to the last bit
         return None
     above = int(signal_rank(pair.update_spectrum.values, edge))
     if not 0 < above <= min(_MOST_MERGED, min(pair.base.shape) // 4):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,8 +54,10 @@ class Grid:
         return torch.where(negative, -far, near), torch.where(negative, -near, far)
 
 
-def noise_edge(tuned: Tensor, grid: Grid, *, seed: int = 0) -> float:
+def noise_edge(tuned: Tensor, grid: Grid | None, steps: Sequence[Tensor] = (), *, seed: int = 0) -> float:
     """The largest singular value that rounding W1 (m, n), of any dtype, to `grid` explains. One matrix, no batch.
+
+    `steps` (m, n) are the cells that base and tuned were quantised in, where they were: errors that add up.
 
     Rounding moves each entry by spacing · U(−½, ½), provided the update is not far below the spacing; the edge is
     that of one such matrix, which includes the unequal variances of rows and columns (for which see
@@ -65,10 +67,12 @@ def noise_edge(tuned: Tensor, grid: Grid, *, seed: int = 0) -> float:
     # Made on the CPU, so that a GPU sees the same numbers.
     error = torch.rand(tuned.shape, generator=generator).sub_(0.5).to(tuned.device)
     start = torch.randn(tuned.shape[1], generator=generator).to(tuned.device)
-    largest = max(_spacing(tuned[rows], grid).amax() for rows in _row_blocks(tuned))
+    largest = max(_spacing(tuned, grid, steps, rows).amax() for rows in _row_blocks(tuned))
+    if largest == 0:  # all blocks of a quantised matrix are zero
+        return 0.0
     for rows in _row_blocks(tuned):
-        # A power of two: dividing by it changes no digit and keeps float32 in range.
-        error[rows] *= (_spacing(tuned[rows], grid) / largest).to(error.dtype)
+        # A power of two, if from a grid: dividing by it changes no digit and keeps float32 in range.
+        error[rows] *= (_spacing(tuned, grid, steps, rows) / largest).to(error.dtype)
     return float(largest) * _top(error, start) * (1 + 2 * math.pow(min(tuned.shape), -2 / 3))
 
 
@@ -76,8 +80,12 @@ def _row_blocks(matrix: Tensor) -> Iterator[slice]:
     return (slice(first, first + _ROWS) for first in range(0, len(matrix), _ROWS))
 
 
-def _spacing(weights: Tensor, grid: Grid) -> Tensor:
-    return grid.spacing(widened(weights, torch.float64))
+def _spacing(weights: Tensor, grid: Grid | None, steps: Sequence[Tensor], rows: slice) -> Tensor:
+    """The width of a uniform error of the variance of all errors together."""
+    widths = [cells[rows].to(torch.float64) for cells in steps]
+    if grid is not None:
+        widths.append(grid.spacing(widened(weights[rows], torch.float64)))
+    return widths[0] if len(widths) == 1 else torch.stack(widths).square().sum(0).sqrt()
 
 
 def signal_rank(values: Tensor, edge: float | Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wanalyze.errors import NumericsError
-from wanalyze.operators import LowRank, Operator, column_blocks
+from wanalyze.operators import Kronecker, LowRank, Operator, column_blocks
 from wanalyze.spectra.decomposition import EPS, KEPT, Decomposition, decompose, power_of_two
 
 SMALL = 768  # up to this short side an `eigh` of the Gram matrix costs no more than what would replace it
@@ -39,17 +39,26 @@ def spectra(matrices: Sequence[Operator]) -> list[Spectrum]:
 
     By the eigenvalues of the Gram matrix on the short side, several in flight: a value σ is good to
     eps · σ₁² / σ, see `error`, and nothing below 1e-7 σ₁ is. `deflation.resolved` is for where that matters.
+    Structured matrices take their own way: two thin QRs for `LowRank`, products for `Kronecker`.
     """
     found: dict[int, Spectrum] = {
-        i: exact(decompose(matrix))
+        i: _of_product(matrix) if isinstance(matrix, Kronecker) else exact(decompose(matrix))
         for i, matrix in enumerate(matrices)
-        if isinstance(matrix, LowRank) or min(matrix.shape) <= SMALL
+        if isinstance(matrix, LowRank | Kronecker) or min(matrix.shape) <= SMALL
     }
     waiting = [i for i in range(len(matrices)) if i not in found]
     for group in _groups(waiting, matrices):
         for i, (eigenvalues, scale) in zip(group, _eigenvalues([matrices[i] for i in group]), strict=True):
             found[i] = _from_gram(eigenvalues, scale)
     return [found[i] for i in range(len(matrices))]
+
+
+def _of_product(matrix: Kronecker) -> Spectrum:
+    """Products of the values of both factors, and zeros where one is wide and the other tall."""
+    first, second = (found.values for found in spectra([matrix.first, matrix.second]))
+    values = (abs(matrix.scale) * torch.outer(first, second)).flatten().sort(descending=True).values
+    values = torch.nn.functional.pad(values, (0, min(matrix.shape) - len(values)))
+    return Spectrum(values, (2 * BACKWARD_ERROR * EPS * values[:1]).expand(values.shape))
 
 
 def gram(matrix: Operator) -> tuple[Tensor, float]:
