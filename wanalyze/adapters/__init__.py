@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import MappingProxyType
 
-from wanalyze.adapters.adapter import Adapter, Update
+from wanalyze.adapters.adapter import Adapter, Shift, Update
 from wanalyze.adapters.lora import parse_lora
-from wanalyze.checkpoints import AdapterFiles
+from wanalyze.checkpoints import AdapterFiles, Checkpoint
 from wanalyze.errors import AdapterError
 
-__all__ = ["KINDS", "Adapter", "Update", "parse_adapter"]
+__all__ = ["KINDS", "Adapter", "Shift", "Update", "parse_adapter"]
 
-KINDS: MappingProxyType[str, Callable[[AdapterFiles], Adapter]] = MappingProxyType({"LORA": parse_lora})
+KINDS: MappingProxyType[str, Callable[[AdapterFiles, Checkpoint | None], Adapter]] = MappingProxyType(
+    {"LORA": parse_lora}
+)
 
 _WITHOUT_UPDATE = {
     "PROMPT_TUNING",
@@ -27,8 +29,11 @@ _WITHOUT_UPDATE = {
 }
 
 
-def parse_adapter(files: AdapterFiles) -> Adapter:
-    """Understand an adapter by the row of its peft_type; AdapterError for every other kind, by name."""
+def parse_adapter(files: AdapterFiles, base: Checkpoint | None = None) -> Adapter:
+    """Understand an adapter by the row of its peft_type; AdapterError for every other kind, by name.
+
+    Some kinds need the names or shapes of the base's weights: without a `base` they say so.
+    """
     kind = files.config.get("peft_type")
     if not isinstance(kind, str):
         raise AdapterError(
@@ -38,4 +43,4 @@ def parse_adapter(files: AdapterFiles) -> Adapter:
         raise AdapterError(f"{files.name}: peft_type {kind} has no update of a weight, so there is nothing to compare")
     if kind not in KINDS:
         raise AdapterError(f"{files.name}: peft_type {kind[:40]} is not supported yet; known: {', '.join(KINDS)}")
-    return KINDS[kind](files)
+    return KINDS[kind](files, base)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from wanalyze.adapters.adapter import Adapter
+from wanalyze.adapters.adapter import Adapter, Parts, Update
 from wanalyze.adapters.patterns import first_match
-from wanalyze.checkpoints import AdapterFiles, TensorEntry
+from wanalyze.adapters.peft import Finite, PeftConfig, Positive, adapter_of, config_of, need, sorted_tensors, spread
+from wanalyze.checkpoints import AdapterFiles, Checkpoint, TensorEntry
 from wanalyze.errors import AdapterError
 from wanalyze.operators import LowRank
 
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.[^.]+)?\.weight")
-_PREFIX = "base_model.model."
-_WRAPPER = re.compile(r"\.(?:base_layer|modules_to_save\.[^.]+|modules_to_save)(?=\.[^.]+$)")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wanalyze.operators import Operator
+
+_STEMS = {"lora_A": "lora_A", "lora_B": "lora_B"}
 
 # Parts of LoRA that change the maths and are not read yet: refused rather than ignored.
 _UNSUPPORTED_FIELDS = {
@@ -47,77 +49,43 @@ _UNSUPPORTED_TENSORS = {
 }
 _HARMLESS_INITS = {"gaussian", "eva", "orthogonal", "mica", "true", "false"}
 
-_Positive = Annotated[int, Field(gt=0, strict=True)]
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
 
-
-class _Config(BaseModel):
+class _Config(PeftConfig):
     """The fields of adapter_config.json that the maths of LoRA depends on."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    r: _Positive
-    lora_alpha: _Finite
+    r: Positive
+    lora_alpha: Finite
     use_rslora: bool = False
-    fan_in_fan_out: bool = False
-    rank_pattern: dict[str, _Positive] = {}
-    alpha_pattern: dict[str, _Finite] = {}
+    rank_pattern: dict[str, Positive] = Field(default_factory=dict)
+    alpha_pattern: dict[str, Finite] = Field(default_factory=dict)
     bias: Literal["none", "all", "lora_only"] = "none"
-    modules_to_save: list[str] = []
     init_lora_weights: bool | str = True
-    base_model_name_or_path: str | None = None
-    peft_version: str | None = None
 
     def scale(self, module: str, rank: int) -> float:
         alpha = first_match(self.alpha_pattern, module, self.lora_alpha, field="alpha_pattern")
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
-@dataclass(frozen=True)
-class LoraUpdate:
-    """The factors of one module: `b` (out, r), `a` (r, in)."""
-
-    module: str
-    b: TensorEntry
-    a: TensorEntry
-    scale: float
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.b.shape[0], self.a.shape[1]
-
-    @property
-    def rank(self) -> int:
-        return self.a.shape[0]
-
-    @property
-    def dtype(self) -> str:
-        return self.a.dtype.name
-
-    @property
-    def size(self) -> int:
-        return self.a.size + self.b.size
-
-    def read(self) -> LowRank:
-        return LowRank(self.b.read(), self.a.read(), self.scale)
-
-
-def parse_lora(files: AdapterFiles) -> Adapter:
+def parse_lora(files: AdapterFiles, base: Checkpoint | None) -> Adapter:  # noqa: ARG001 - its rows all have it
     """The updates of a PEFT LoRA adapter; AdapterError where config and tensors contradict each other."""
     _refuse_unsupported(files)
-    config = _config(files)
-    factors, replaced = _sorted_tensors(files)
-    updates = tuple(_update(files.name, module, pair, config) for module, pair in sorted(factors.items()))
+    config = config_of(files, _Config)
+    tensors = sorted_tensors(files, _STEMS, kind="LoRA", marker="lora_")
+    updates = tuple(_update(files.name, module, parts, config) for module, parts in sorted(tensors.modules.items()))
     if not updates:
         raise AdapterError(f"{files.name}: holds no lora_A and lora_B tensors, so it changes nothing")
-    return Adapter(
-        name=files.name,
+    return adapter_of(
+        files,
+        config,
+        updates,
+        tensors,
+        kind="LORA",
         method=_method(updates, config),
-        updates=updates,
-        replaced=replaced,
-        input_first=config.fan_in_fan_out,
-        facts=_facts(updates, replaced, config),
-        trained_parameters=sum(math.prod(entry.shape) for entry in files.weights.entries.values()),
+        facts={
+            "alpha": config.lora_alpha,
+            "scale_rule": "alpha / sqrt(r)" if config.use_rslora else "alpha / r",
+            "initialisation": str(config.init_lora_weights),
+        },
     )
 
 
@@ -137,81 +105,27 @@ def _refuse_unsupported(files: AdapterFiles) -> None:
                 raise AdapterError(f"{files.name}: {what} is not supported yet (tensor {name!r})")
 
 
-def _config(files: AdapterFiles) -> _Config:
-    # peft writes null for what was left at its default, and some versions leave such fields out.
-    given = {key: value for key, value in files.config.items() if value is not None}
-    try:
-        return _Config.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"][:2])
-        value = "" if first["type"] == "missing" else f" is {str(first['input'])[:60]!r}"
-        raise AdapterError(
-            f"{files.name}: adapter_config.json: {field}{value}: {first['msg'][:1].lower()}{first['msg'][1:]}; "
-            "the scale of the update depends on it"
-        ) from None
-
-
-def _sorted_tensors(
-    files: AdapterFiles,
-) -> tuple[dict[str, dict[str, TensorEntry]], dict[str, TensorEntry]]:
-    factors: dict[str, dict[str, TensorEntry]] = {}
-    replaced: dict[str, TensorEntry] = {}
-    for name, entry in files.weights.entries.items():
-        plain = name.removeprefix(_PREFIX)
-        if found := _FACTOR.fullmatch(plain):
-            pair = factors.setdefault(found["module"], {})
-            if found["factor"] in pair:
-                raise AdapterError(f"{files.name}: two tensors are lora_{found['factor']} of {found['module']!r}")
-            pair[found["factor"]] = entry
-        elif "lora_" in plain:
-            raise AdapterError(f"{files.name}: tensor {name!r} is no part of LoRA that wanalyze knows")
-        elif ".original_module." not in plain:  # peft's copy of what a saved module replaces
-            replaced[_WRAPPER.sub("", plain)] = entry
-    both = next((module for module in factors if f"{module}.weight" in replaced), None)
-    if both is not None:
-        raise AdapterError(f"{files.name}: {both!r} has lora factors and a whole weight; only one can be meant")
-    return factors, replaced
-
-
-def _update(name: str, module: str, pair: Mapping[str, TensorEntry], config: _Config) -> LoraUpdate:
-    for factor, other in (("A", "B"), ("B", "A")):
-        if factor not in pair:
-            raise AdapterError(f"{name}: module {module!r} has lora_{other} but no lora_{factor}; save it again")
-    a, b = pair["A"], pair["B"]
-    if 0 in (*a.shape, *b.shape):
-        raise AdapterError(
-            f"{name}: module {module!r} has an empty factor (lora_A {a.shape}, lora_B {b.shape}), as ZeRO-3 "
-            "leaves when weights are not gathered; save it again"
-        )
+def _update(where: str, module: str, parts: Mapping[str, TensorEntry], config: _Config) -> Update:
+    need(parts, ("lora_A", "lora_B"), module=module, where=where)
+    a, b = parts["lora_A"], parts["lora_B"]
     if len(a.shape) != 2 or len(b.shape) != 2:
         raise AdapterError(
-            f"{name}: module {module!r} is no linear layer (lora_A {a.shape}, lora_B {b.shape}); not supported yet"
+            f"{where}: module {module!r} is no linear layer (lora_A {a.shape}, lora_B {b.shape}); not supported yet"
         )
     rank = first_match(config.rank_pattern, module, config.r, field="rank_pattern")
     if a.shape[0] != rank or b.shape[1] != rank:
         raise AdapterError(
-            f"{name}: module {module!r} has lora_A {a.shape} and lora_B {b.shape}, but adapter_config.json gives "
+            f"{where}: module {module!r} has lora_A {a.shape} and lora_B {b.shape}, but adapter_config.json gives "
             f"it rank {rank}; the scale would be wrong, so one of the two must be mended"
         )
-    return LoraUpdate(module, b, a, config.scale(module, rank))
+    scale = config.scale(module, rank)
+    return Update(module, parts, partial(_product, scale=scale), (b.shape[0], a.shape[1]), rank, scale)
 
 
-def _method(updates: tuple[LoraUpdate, ...], config: _Config) -> str:
-    ranks = sorted({update.rank for update in updates})
-    spread = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]}–{ranks[-1]}"
-    return f"{'rsLoRA' if config.use_rslora else 'LoRA'} r={spread}"
+def _product(parts: Parts, _base: Tensor | None, *, scale: float) -> Operator:
+    return LowRank(parts["lora_B"], parts["lora_A"], scale)
 
 
-def _facts(updates: tuple[LoraUpdate, ...], replaced: Mapping[str, TensorEntry], config: _Config) -> dict[str, object]:
-    return {
-        "kind": "LORA",
-        "ranks": dict(sorted(Counter(update.rank for update in updates).items())),
-        "scales": dict(sorted(Counter(update.scale for update in updates).items())),
-        "scale_rule": "alpha / sqrt(r)" if config.use_rslora else "alpha / r",
-        "alpha": config.lora_alpha,
-        "modules": len(updates),
-        "saved_whole": sorted(replaced),
-        "base_model": config.base_model_name_or_path,
-        "peft_version": config.peft_version,
-    }
+def _method(updates: tuple[Update, ...], config: _Config) -> str:
+    ranks = spread(update.rank for update in updates if update.rank is not None)
+    return f"{'rsLoRA' if config.use_rslora else 'LoRA'} r={ranks}"

@@ -33,6 +33,7 @@ class Options:
     allow_unmatched: bool = False
     precision: Literal["exact", "fast"] = "exact"
     cache: bool = True
+    offline: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Plan:
 def plan(base: Reference, tuned: Sequence[Reference], options: Options) -> Plan:
     """Open everything, pair it and check the request; reads headers only."""
     _check_options(options)
-    checkpoint = open_checkpoint(base.path)
+    checkpoint = open_checkpoint(base.location, offline=options.offline)
     _check_labels(tuned)
     opened = tuple(_open_tuned(checkpoint, reference, options) for reference in tuned)
     return Plan(base, checkpoint, opened, options, _device(options.device))
@@ -110,20 +111,20 @@ def _check_labels(tuned: Sequence[Reference]) -> None:
     seen: dict[str, Reference] = {}
     for reference in tuned:
         if reference.label == BASE_LABEL:
-            raise UsageError(f"{reference.path}: the label {BASE_LABEL!r} is taken; write NAME={reference.path}")
+            raise UsageError(f"{reference.location}: the label {BASE_LABEL!r} is taken; write NAME={reference.location}")
         if reference.label in seen:
             raise UsageError(
-                f"{seen[reference.label].path} and {reference.path} are both called {reference.label!r}; "
-                f"write NAME={reference.path}"
+                f"{seen[reference.label].location} and {reference.location} are both called {reference.label!r}; "
+                f"write NAME={reference.location}"
             )
         seen[reference.label] = reference
 
 
 def _open_tuned(base: Checkpoint, reference: Reference, options: Options) -> Tuned:
-    source = open_source(reference.path)
+    source = open_source(reference.location, offline=options.offline)
     if isinstance(source, Checkpoint):
         return Tuned(reference, source, source, pair_checkpoint(base, source, options.selection))
-    adapter = parse_adapter(source)
+    adapter = parse_adapter(source, base)
     pairing = pair_adapter(base, adapter, options.selection, allow_unmatched=options.allow_unmatched)
     return Tuned(reference, adapter, source.weights, pairing)
 

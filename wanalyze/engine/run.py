@@ -90,7 +90,7 @@ class _Matrix:
     plan: Plan
     hashes: Hashes
     _base: Tensor | None = None
-    _tuned: dict[int, Tensor | Operator] = field(default_factory=dict)
+    _tuned: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def is_touched(self) -> bool:
@@ -106,24 +106,25 @@ class _Matrix:
         stored = any(isinstance(pair.tuned, TensorEntry) for _, pair in self.unit.jobs)
         return self.unit.pair.base.content.steps() if stored else None
 
-    def take(self, job: int) -> Tensor | Operator:
+    def take(self, job: int, base: Base) -> Tensor | Operator:
         """What a job compares with the base."""
-        if job in self._tuned:
-            return self._tuned[job]
-        tuned, pair = self.unit.jobs[job]
-        assert pair.tuned is not None
-        if isinstance(pair.tuned, TensorEntry):
-            return read(pair.tuned, tuned.label, tuned.source, self.hashes)
-        return pair.tuned.read()
+        source = self.unit.jobs[job][1].tuned
+        assert source is not None
+        if isinstance(source, TensorEntry):
+            return self._tuned[job] if job in self._tuned else self._stored(job, source)
+        return source.read(base.matrix.dense() if source.needs_base else None)
 
     def fill(self) -> None:
         """Into pinned memory, from which a GPU copies while it works."""
         if self.is_touched:
             self._base = self.read_base().pin_memory()
         for job, (_, pair) in enumerate(self.unit.jobs):
-            if pair.tuned is not None:
-                found = self.take(job)
-                self._tuned[job] = found.pin_memory() if isinstance(found, Tensor) else found
+            if isinstance(pair.tuned, TensorEntry):
+                self._tuned[job] = self._stored(job, pair.tuned).pin_memory()
+
+    def _stored(self, job: int, entry: TensorEntry) -> Tensor:
+        tuned = self.unit.jobs[job][0]
+        return read(entry, tuned.label, tuned.source, self.hashes)
 
 
 class _Found(NamedTuple):
@@ -227,7 +228,7 @@ class _Bench:
             elif isinstance(found, NumericsError):
                 yield matrix, found
             else:
-                waiting.append((matrix, found.base, _operand(matrix.take(job), pair, device)))
+                waiting.append((matrix, found.base, _operand(matrix.take(job, found.base), pair, device)))
         kinds = dict.fromkeys(type(item[2]) for item in waiting)
         for same in ([item for item in waiting if type(item[2]) is kind] for kind in kinds):
             yield from zip((item[0] for item in same), _each(self._compared, same), strict=True)
