@@ -44,6 +44,7 @@ def summary(result: Result, folder: str | None) -> str:
         f"(k = {result.settings.top_k}, ε = {result.settings.epsilon:g})",
         *_coverage_lines(result),
         *(printable(line) for line in wording.merged(result)),
+        *_note_lines(result),
     ]
     if folder is not None:
         lines += ["", f"wrote {printable(folder)}/: report.html, result.json, modules.csv, arrays.safetensors"]
@@ -80,6 +81,12 @@ def _coverage_lines(result: Result) -> list[str]:
     lines += [f"failed: {printable(f'{m} {n}: {reason}')}" for m, n, reason in failures[:_FEW]]
     more = [("reasons to skip", len(reasons) - _FEW), ("failures", len(failures) - _FEW)]
     return [*lines, *(f"and {count} more {what}, in result.json" for what, count in more if count > 0)]
+
+
+def _note_lines(result: Result) -> list[str]:
+    said = wording.notes(result)
+    lines = [f"note: {printable(note)}" for note in said[:_FEW]]
+    return [*lines, f"and {len(said) - _FEW} more notes, in result.json"] if len(said) > _FEW else lines
 
 
 def modules_table(modules: Sequence[Module]) -> str:

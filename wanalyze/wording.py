@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from wanalyze.result import Model, Module, Result, Status, Vector
+from wanalyze.result import Model, Module, Result, Source, Status, Vector
 
 NOT_MEASURED = "–"
 
@@ -126,6 +127,42 @@ def coverage(model: Model) -> str:
 def skipped_reasons(result: Result) -> list[tuple[str, int]]:
     """Why tensors were not compared, the commonest first."""
     return Counter(item.reason for item in result.skipped).most_common()
+
+
+def notes(result: Result) -> list[str]:
+    """What was chosen, mapped or restored on the way to the weights, by model."""
+    said = [("base", note) for note in result.base.notes]
+    said += [(model.label, note) for model in result.models for note in model.notes]
+    return [f"{label}: {note}" for label, note in said]
+
+
+class ReadFile(NamedTuple):
+    """A file that was read: its sha256, or what stands in its place."""
+
+    name: str
+    size: int
+    sha256: str | None
+    instead: str
+
+
+def files(result: Result) -> list[ReadFile]:
+    """Every file that was read, with where it came from."""
+    sources: list[tuple[str, Source | Model]] = [(_source(result.base.ref, result.base.revision), result.base)]
+    sources += [(f"{model.label} = {_source(model.ref, model.revision)}", model) for model in result.models]
+    return [
+        ReadFile(
+            f"{ref}: {file.name}",
+            file.size,
+            file.sha256,
+            f"read in part: hashes of {len(source.tensors)} tensors in result.json",
+        )
+        for ref, source in sources
+        for file in source.files
+    ]
+
+
+def _source(ref: str, revision: str | None) -> str:
+    return f"{ref} at commit {revision}" if revision else ref
 
 
 def failures(result: Result) -> list[tuple[str, str, str]]:

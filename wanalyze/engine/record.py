@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from wanalyze import measure
 from wanalyze.adapters import Adapter
-from wanalyze.checkpoints import Checkpoint, TensorEntry
+from wanalyze.checkpoints import Checkpoint, HubLocation, Location, TensorEntry
 from wanalyze.engine.plan import BASE_LABEL, Plan, Tuned, natural
 from wanalyze.engine.provenance import Hashes, hashed_whole
 from wanalyze.measure import Measurement
@@ -107,7 +106,7 @@ def result_of(plan: Plan, collected: Collected) -> Result:
             precision="float32" if plan.options.precision == "fast" else "float64",
         ),
         base=Source(
-            ref=_public(plan.reference.path),
+            ref=_public(plan.reference.location),
             revision=plan.base.revision,
             files=_files(plan.base, plan.base),
             tensors=collected.hashes.of(BASE_LABEL),
@@ -126,13 +125,13 @@ def _model(tuned: Tuned, collected: Collected) -> Model:
     adapter = tuned.source if isinstance(tuned.source, Adapter) else None
     return Model(
         label=tuned.label,
-        ref=_public(tuned.reference.path),
+        ref=_public(tuned.reference.location),
         method=tuned.method,
         trained_parameters=adapter.trained_parameters if adapter else None,
         revision=tuned.checkpoint.revision,
         files=_files(tuned.source, tuned.checkpoint),
         tensors=collected.hashes.of(tuned.label),
-        notes=list(tuned.checkpoint.notes),
+        notes=list(tuned.source.notes),
         summary=summarise(
             [module for module in collected.modules if module.model == tuned.label],
             [vector for vector in collected.vectors if vector.model == tuned.label],
@@ -153,8 +152,11 @@ def _files(source: Checkpoint | Adapter, checkpoint: Checkpoint) -> list[File]:
     ]
 
 
-def _public(path: Path) -> str:
-    """The path as it may be published: relative as given, otherwise its last part only."""
+def _public(location: Location) -> str:
+    """The place as it may be published: of the Hub in full, a path relative as given or its last part only."""
+    if isinstance(location, HubLocation):
+        return str(location)
+    path = location
     text = path.resolve().name if path.is_absolute() or ".." in path.parts else path.as_posix()
     return text.encode("utf-8", "backslashreplace").decode()  # a file name need not be valid Unicode
 

@@ -51,6 +51,8 @@ def page(result: Result) -> str:
             metrics=METRICS,
             failures=wording.failures(result),
             skipped=wording.skipped_reasons(result),
+            notes=wording.notes(result),
+            files=wording.files(result),
             wording=wording,
         )
     )
