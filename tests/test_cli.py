@@ -126,7 +126,7 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     "two of one label": (["compare", "base", "adapter", "adapter"], "both called"),
     "a label that is taken": (["compare", "base", "base=adapter"], "is taken"),
     "a label that is none": (["compare", "base", "a/b=adapter"], "cannot be a label"),
-    "the Hub": (["compare", "base", "hf:org/name"], "not supported yet"),
+    "the Hub": (["compare", "base", "hf:name"], "names no repository"),
     "no vectors": (["compare", "base", "adapter", "--top-k", "0"], "--top-k 0"),
     "epsilon": (["compare", "base", "adapter", "--epsilon", "nan"], "--epsilon nan"),
     "device": (["compare", "base", "adapter", "--device", "warp"], "--device warp"),

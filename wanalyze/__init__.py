@@ -24,18 +24,18 @@ __all__ = ["Result", "__version__", "compare", "open_adapter", "open_checkpoint"
 Ref: TypeAlias = "str | PathLike[str]"
 
 
-def open_checkpoint(reference: Ref) -> Checkpoint:
-    """The named tensors of a checkpoint: listed at once, read one at a time."""
+def open_checkpoint(reference: Ref, *, offline: bool = False) -> Checkpoint:
+    """The named tensors of a checkpoint: listed at once, read one at a time; with `offline`, no request is made."""
     from wanalyze import checkpoints
 
-    return checkpoints.open_checkpoint(checkpoints.parse_reference(fspath(reference)).path)
+    return checkpoints.open_checkpoint(checkpoints.parse_reference(fspath(reference)).location, offline=offline)
 
 
-def open_adapter(reference: Ref) -> Adapter:
+def open_adapter(reference: Ref, *, offline: bool = False) -> Adapter:
     """What an adapter does to which modules, as structured updates; AdapterError if it is none."""
     from wanalyze import adapters, checkpoints, errors
 
-    source = checkpoints.open_source(checkpoints.parse_reference(fspath(reference)).path)
+    source = checkpoints.open_source(checkpoints.parse_reference(fspath(reference)).location, offline=offline)
     if isinstance(source, checkpoints.Checkpoint):
         raise errors.AdapterError(f"{reference}: is a checkpoint, not an adapter (no adapter_config.json)")
     return adapters.parse_adapter(source)
@@ -53,10 +53,12 @@ def plan(
     allow_unmatched: bool = False,
     precision: Literal["exact", "fast"] = "exact",
     cache: bool = True,
+    offline: bool = False,
+    name_map: Ref | None = None,
 ) -> Plan:
     """What `compare` with the same arguments would do, from headers alone."""
     from wanalyze import checkpoints, engine
-    from wanalyze.pairing import Selection
+    from wanalyze.pairing import Selection, read_map
 
     references = [checkpoints.parse_reference(fspath(text)) for text in (base, *tuned)]
     options = engine.Options(
@@ -68,6 +70,8 @@ def plan(
         allow_unmatched=allow_unmatched,
         precision=precision,
         cache=cache,
+        offline=offline,
+        name_map=None if name_map is None else read_map(Path(name_map)),
     )
     return engine.plan(references[0], references[1:], options)
 
@@ -85,11 +89,16 @@ def compare(
     allow_unmatched: bool = False,
     precision: Literal["exact", "fast"] = "exact",
     cache: bool = True,
+    offline: bool = False,
+    name_map: Ref | None = None,
     progress: Callable[[Step], None] | None = None,
 ) -> Result:
-    """Measure what was made from `base`; each of `tuned` is `[label=]PATH` of a checkpoint or adapter.
+    """Measure what was made from `base`; each of `tuned` is `[label=]PATH` or
+    `[label=]hf:org/name[@revision][/subfolder]` of a checkpoint or adapter.
 
-    `only` and `skip` are globs over module names. With `output`, the run folder is written there:
+    Of checkpoints on the Hub only what is compared is transferred; with `offline`, nothing is: they are read from the
+    user's Hub cache. `only` and `skip` are globs over module names; `name_map` is a file of two columns, the
+    tuned's names and the base's, for what the two call differently. With `output`, the run folder is written there:
     result.json, modules.csv, arrays.safetensors, report.html. Raises WanalyzeError for what the caller
     can mend; a matrix that cannot be measured is a record with status `failed`, not an exception.
     """
@@ -109,6 +118,8 @@ def compare(
         allow_unmatched=allow_unmatched,
         precision=precision,
         cache=cache,
+        offline=offline,
+        name_map=name_map,
     )
     found = engine.run(prepared, progress or _silent)
     if output is not None:

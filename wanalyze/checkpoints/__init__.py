@@ -6,13 +6,15 @@ Headers are parsed without torch; a tensor's bytes are read when it is asked for
 from wanalyze.checkpoints.checkpoint import Checkpoint, TensorEntry
 from wanalyze.checkpoints.dtypes import DType
 from wanalyze.checkpoints.files import WeightFile
-from wanalyze.checkpoints.reference import Reference, parse_reference
+from wanalyze.checkpoints.reference import HubLocation, Location, Reference, parse_reference
 from wanalyze.checkpoints.sources import AdapterFiles, open_checkpoint, open_source
 
 __all__ = [
     "AdapterFiles",
     "Checkpoint",
     "DType",
+    "HubLocation",
+    "Location",
     "Reference",
     "TensorEntry",
     "WeightFile",

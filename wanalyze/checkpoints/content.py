@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from wanalyze.checkpoints.dtypes import DType, Holds
 from wanalyze.checkpoints.files import Range, WeightFile
@@ -37,6 +37,13 @@ class Content(Protocol):
         ...
 
 
+@runtime_checkable
+class InRows(Protocol):
+    """Also a content, of which some rows can be read without the others."""
+
+    def rows(self, start: int, stop: int) -> Content: ...
+
+
 @dataclass(frozen=True)
 class Raw:
     """A tensor written out row by row: `size` bytes from `start`, little-endian."""
@@ -52,14 +59,15 @@ class Raw:
         return ((self.file, (self.start, self.size)),)
 
     def read(self) -> Tensor:
+        return self.read_bytes().view(torch_dtype(self.dtype, self.file)).reshape(self.shape)
+
+    def read_bytes(self) -> Tensor:
+        """Its bytes in a row (uint8), of whatever dtype they are."""
         import torch
 
-        dtype = torch_dtype(self.dtype, self.file)
         if self.size == 0:
-            return torch.empty(self.shape, dtype=dtype)
-        return (
-            torch.frombuffer(self.file.read(self.start, self.size), dtype=torch.uint8).view(dtype).reshape(self.shape)
-        )
+            return torch.empty(0, dtype=torch.uint8)
+        return torch.frombuffer(self.file.read(self.start, self.size), dtype=torch.uint8)
 
     def steps(self) -> None:
         return None
@@ -99,13 +107,103 @@ class Rows:
         return (part[0] if self.is_index else part).clone()
 
 
+@dataclass(frozen=True)
+class Joined:
+    """Tensors one below the other."""
+
+    parts: tuple[Content, ...]
+
+    @property
+    def dtype(self) -> DType:
+        return self.parts[0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+    @property
+    def pieces(self) -> Sequence[tuple[WeightFile, Range]]:
+        return [piece for part in self.parts for piece in part.pieces]
+
+    def read(self) -> Tensor:
+        return _below([part.read() for part in self.parts])
+
+    def steps(self) -> Tensor | None:
+        found = [part.steps() for part in self.parts]
+        known = [steps for steps in found if steps is not None]
+        return _below(known) if len(known) == len(found) else None
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Along `axis`, cut into `groups` equal ones, what lies from `start` to `stop` in each."""
+
+    whole: Content
+    groups: int
+    start: int
+    stop: int
+    axis: int = 0
+
+    @property
+    def dtype(self) -> DType:
+        return self.whole.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        size = self.groups * (self.stop - self.start)
+        return (*self.whole.shape[: self.axis], size, *self.whole.shape[self.axis + 1 :])
+
+    @property
+    def pieces(self) -> Sequence[tuple[WeightFile, Range]]:
+        return self.whole.pieces
+
+    def read(self) -> Tensor:
+        return self._cut(self.whole.read())
+
+    def steps(self) -> Tensor | None:
+        steps = self.whole.steps()
+        return None if steps is None else self._cut(steps)
+
+    def _cut(self, tensor: Tensor) -> Tensor:
+        size = self.whole.shape[self.axis] // self.groups
+        grouped = tensor.reshape(*tensor.shape[: self.axis], self.groups, size, *tensor.shape[self.axis + 1 :])
+        part = grouped.narrow(self.axis + 1, self.start, self.stop - self.start)
+        return part.clone().reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A matrix with its rows as columns."""
+
+    whole: Content
+
+    @property
+    def dtype(self) -> DType:
+        return self.whole.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.whole.shape[::-1]
+
+    @property
+    def pieces(self) -> Sequence[tuple[WeightFile, Range]]:
+        return self.whole.pieces
+
+    def read(self) -> Tensor:
+        return self.whole.read().mT.contiguous()
+
+    def steps(self) -> Tensor | None:
+        steps = self.whole.steps()
+        return None if steps is None else steps.mT.contiguous()
+
+
 def rows(content: Content, start: int, stop: int) -> Content:
-    """Rows of a tensor; of one that is written out plainly only their bytes are read."""
+    """Rows of a tensor; of one that lies in its file row by row only their bytes are read."""
     if isinstance(content, Raw) and content.dtype.bits % 8 == 0:
         width = math.prod(content.shape[1:]) * content.dtype.bits // 8
         shape = (stop - start, *content.shape[1:])
         return replace(content, start=content.start + start * width, size=(stop - start) * width, shape=shape)
-    return Rows(content, start, stop)
+    return content.rows(start, stop) if isinstance(content, InRows) else Rows(content, start, stop)
 
 
 def item(content: Content, index: int) -> Content:
@@ -113,7 +211,33 @@ def item(content: Content, index: int) -> Content:
     part = rows(content, index, index + 1)
     if isinstance(part, Raw):
         return replace(part, shape=part.shape[1:])
-    return Rows(content, index, index + 1, is_index=True)
+    return replace(part, is_index=True) if isinstance(part, Rows) else Rows(part, 0, 1, is_index=True)
+
+
+def picked(content: Content, groups: int, start: int, stop: int, axis: int = 0) -> Content:
+    """Of a tensor cut along `axis` into `groups` equal ones, what lies from `start` to `stop` in each.
+
+    Of rows that are written out plainly only their bytes are read.
+    """
+    if axis == 0 and isinstance(content, Raw):
+        size = content.shape[0] // groups
+        parts = tuple(rows(content, size * i + start, size * i + stop) for i in range(groups))
+        return parts[0] if groups == 1 else Joined(parts)
+    return Picked(content, groups, start, stop, axis)
+
+
+def turned(content: Content) -> Content:
+    """A matrix with its rows as columns."""
+    return content.whole if isinstance(content, Turned) else Turned(content)
+
+
+def _below(tensors: list[Tensor]) -> Tensor:
+    import torch
+
+    # Not every dtype of one byte can be concatenated; bytes can.
+    if tensors[0].element_size() == 1:
+        return torch.cat([tensor.view(torch.uint8) for tensor in tensors]).view(tensors[0].dtype)
+    return torch.cat(tensors)
 
 
 def torch_dtype(dtype: DType, file: WeightFile) -> torch.dtype:

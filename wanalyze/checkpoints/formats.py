@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from wanalyze.checkpoints.checkpoint import TensorEntry
 from wanalyze.checkpoints.files import WeightFile
+from wanalyze.checkpoints.gguf import read_model
 from wanalyze.checkpoints.safetensors import read_header
 from wanalyze.errors import CheckpointError
 
@@ -22,12 +23,16 @@ class Listing:
 
 @dataclass(frozen=True)
 class Format:
-    """A format: its file names, the suffix of its index, and its reader. Formats listed first are preferred."""
+    """A format: its file names, the suffix of its index, and its reader. Formats listed first are preferred.
+
+    `read_together`, where set, reads the files of one family at once: one alone does not say what it holds.
+    """
 
     name: str
     suffixes: tuple[str, ...]
     index: str | None
     read: Callable[[WeightFile], Listing]
+    read_together: Callable[[Sequence[WeightFile]], Listing] | None = None
 
 
 def _safetensors(file: WeightFile) -> Listing:
@@ -41,13 +46,14 @@ def _torch(file: WeightFile) -> Listing:
     raise CheckpointError(f"{file.where}: a torch pickle, which is not supported yet; save it as safetensors")
 
 
-def _gguf(file: WeightFile) -> Listing:
-    raise CheckpointError(f"{file.where}: a GGUF file, which is not supported yet; save it as safetensors")
+def _gguf(files: Sequence[WeightFile]) -> Listing:
+    model = read_model(files)
+    return Listing(model.entries, model.notes, model.config)
 
 
 SAFETENSORS = Format("safetensors", (".safetensors",), ".safetensors.index.json", _safetensors)
 TORCH = Format("torch pickle", (".bin", ".pt", ".pth", ".ckpt"), ".bin.index.json", _torch)
-GGUF = Format("GGUF", (".gguf",), None, _gguf)
+GGUF = Format("GGUF", (".gguf",), None, lambda file: _gguf([file]), _gguf)
 FORMATS = (SAFETENSORS, TORCH, GGUF)
 
 
@@ -58,3 +64,12 @@ def format_of(name: str) -> Format | None:
     ('safetensors', None)
     """
     return next((format_ for format_ in FORMATS if name.endswith(format_.suffixes)), None)
+
+
+def names_file(name: str) -> bool:
+    """Whether a name is that of a file one can be asked to read, rather than of a folder.
+
+    >>> names_file("model.safetensors.index.json"), names_file("unet")
+    (True, False)
+    """
+    return format_of(name) is not None or name.endswith(".json")

@@ -45,6 +45,13 @@ def families(names: Sequence[str]) -> dict[str, Family]:
     return {stem: Family(stem, end, count, tuple(found)) for (stem, end, count), found in members.items()}
 
 
+def family_of(name: str, names: Sequence[str]) -> Family | None:
+    """The family that a numbered file belongs to."""
+    if _NUMBERED.fullmatch(name) is None:
+        return None
+    return next((family for family in families(names).values() if name in family.members), None)
+
+
 def read_family(folder: Folder, family: Family, format_: Format) -> tuple[tuple[WeightFile, ...], Listing]:
     """All shards of a family that has no index."""
     if family.missing:
@@ -52,19 +59,20 @@ def read_family(folder: Folder, family: Family, format_: Format) -> tuple[tuple[
             f"{folder.where}: shard {family.missing[0]} is missing ({len(family.missing)} of {family.count}); "
             "download it"
         )
-    files, entries, notes = [], dict[str, TensorEntry](), dict[str, None]()
+    files = tuple(folder.open(name) for name in family.members)
+    if format_.read_together is not None:
+        return files, format_.read_together(files)
+    entries, notes = dict[str, TensorEntry](), dict[str, None]()
     config: Mapping[str, object] = {}
-    for name in family.members:
-        file = folder.open(name)
+    for file in files:
         listing = format_.read(file)
         for entry in listing.entries:
             if entry.name in entries:
                 raise CheckpointError(f"{file.where}: holds tensor {entry.name[:80]!r}, as a shard before it does")
             entries[entry.name] = entry
-        files.append(file)
         notes |= dict.fromkeys(listing.notes)
         config = config or listing.config
-    return tuple(files), Listing(list(entries.values()), tuple(notes), config)
+    return files, Listing(list(entries.values()), tuple(notes), config)
 
 
 def read_index(folder: Folder, index: str, format_: Format) -> tuple[tuple[WeightFile, ...], Listing]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -12,7 +12,9 @@ from wanalyze.checkpoints.checkpoint import Checkpoint
 from wanalyze.checkpoints.files import LocalFile, WeightFile
 from wanalyze.checkpoints.folders import Folder, LocalFolder
 from wanalyze.checkpoints.formats import FORMATS, SAFETENSORS, Format, Listing, format_of
-from wanalyze.checkpoints.shards import Family, families, read_family, read_index
+from wanalyze.checkpoints.reference import HubLocation, Location
+from wanalyze.checkpoints.quantised import restore
+from wanalyze.checkpoints.shards import Family, families, family_of, read_family, read_index
 from wanalyze.checkpoints.strict_json import read_object
 from wanalyze.errors import CheckpointError
 
@@ -64,23 +66,42 @@ class _Choice:
 Source: TypeAlias = "Checkpoint | AdapterFiles"
 
 
-def open_source(path: Path) -> Source:
-    """The checkpoint or adapter at `path`; reads headers, index and config, no tensor."""
+def open_source(location: Location, *, offline: bool = False) -> Source:
+    """The checkpoint or adapter at a place; reads headers, index and config, no tensor.
+
+    What lies on the Hub is, with `offline`, read from the user's Hub cache alone.
+    """
+    return _open_hub(location, offline) if isinstance(location, HubLocation) else _open_path(location)
+
+
+def _open_path(path: Path) -> Source:
     try:
         is_folder, exists = path.is_dir(), path.exists() or path.is_symlink()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
     if not exists:
         raise CheckpointError(f"{path}: no such file or folder")
-    return open_folder(LocalFolder(path)) if is_folder else _open_file(path)
+    if is_folder:
+        return open_folder(LocalFolder(path))
+    # Wherever a link leads that the user names is the user's choice.
+    return _open_file(LocalFolder(path.parent), path.name, str(path), lambda: LocalFile.open(path, name=path.name))
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def _open_hub(location: HubLocation, offline: bool) -> Source:
+    from wanalyze.checkpoints import hub  # the client takes half a second to import, and local files need none
+
+    folder, name = hub.find(location, offline=offline)
+    if name is None:
+        return open_folder(folder)
+    return _open_file(folder, name, str(location), lambda: folder.open(name))
+
+
+def open_checkpoint(location: Location, *, offline: bool = False) -> Checkpoint:
     """As `open_source`, for places where an adapter makes no sense."""
-    source = open_source(path)
+    source = open_source(location, offline=offline)
     if isinstance(source, AdapterFiles):
         raise CheckpointError(
-            f"{path}: is an adapter, a checkpoint with the whole weights is needed here; "
+            f"{location}: is an adapter, a checkpoint with the whole weights is needed here; "
             f"it was made for {source.config.get('base_model_name_or_path') or 'a base it does not name'!r}"
         )
     return source
@@ -109,19 +130,20 @@ def open_folder(folder: Folder) -> Source:
     return _checkpoint(folder, folder.where, *_listing(folder, chosen), _notes(chosen, choices))
 
 
-def _open_file(path: Path) -> Source:
-    folder, name = LocalFolder(path.parent), path.name
+def _open_file(folder: Folder, name: str, where: str, opened: Callable[[], WeightFile]) -> Source:
     if name in _ADAPTER_WEIGHTS:
-        if not path.with_name(ADAPTER_CONFIG).is_file():
-            raise CheckpointError(f"{path}: no {ADAPTER_CONFIG} beside it, so its scale is unknown")
+        if ADAPTER_CONFIG not in folder.names:
+            raise CheckpointError(f"{where}: no {ADAPTER_CONFIG} beside it, so its scale is unknown")
         return _adapter(folder)
     for format_ in FORMATS:
         if _is_index(name, format_):
             found = read_index(folder, name, format_)
             return _checkpoint(folder, folder.where, *found, ())
-    # Wherever a link leads that the user names is the user's choice.
-    file = LocalFile.open(path, name=name)
-    return _checkpoint(folder, str(path), (file,), _format(name).read(file), ())
+    format_ = _format(name)
+    if format_.read_together is not None and (family := family_of(name, folder.names)):
+        return _checkpoint(folder, where, *read_family(folder, family, format_), ())
+    file = opened()
+    return _checkpoint(folder, where, (file,), format_.read(file), ())
 
 
 def _choices(names: Sequence[str]) -> list[_Choice]:
@@ -227,8 +249,8 @@ def _checkpoint(
     folder: Folder, name: str, files: tuple[WeightFile, ...], listing: Listing, notes: tuple[str, ...]
 ) -> Checkpoint:
     config = read_object(folder.open(CONFIG)) if CONFIG in folder.names else listing.config
-    entries = {entry.name: entry for entry in listing.entries}
-    return Checkpoint(name, files, entries, config, folder.revision, (*notes, *listing.notes))
+    entries, restored = restore({entry.name: entry for entry in listing.entries}, config, where=name)
+    return Checkpoint(name, files, entries, config, folder.revision, (*notes, *listing.notes, *restored))
 
 
 def _listing(folder: Folder, chosen: _Choice) -> tuple[tuple[WeightFile, ...], Listing]:

@@ -36,6 +36,14 @@ if TYPE_CHECKING:
 @click.option(
     "--cache/--no-cache", default=True, help="Keep the spectrum of the base for the next run.  [default: keep]"
 )
+@click.option(
+    "--map",
+    "name_map",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Names that differ: two columns, the tuned's and the base's.",
+)
+@options.offline
 @click.option("--allow-unmatched", is_flag=True, help="Leave out adapter modules the base has no weight for.")
 @click.option("--dry-run", is_flag=True, help="Print what would be read and stop.")
 @options.quiet
@@ -53,7 +61,7 @@ def compare(
     """Say what was done to BASE to get each TUNED: a full fine-tune, an adapter or a merged model.
 
     BASE and TUNED are [label=]PATH: a safetensors file, a folder with one or with shards and an index, or
-    the folder of an adapter.
+    the folder of an adapter; or [label=]hf:org/name[@revision][/subfolder] on the Hugging Face Hub.
     """
     import wanalyze
 

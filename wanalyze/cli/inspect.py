@@ -14,18 +14,21 @@ from wanalyze.errors import ExitCode
 @click.command()
 @click.argument("reference", metavar="REF")
 @options.format_option("table", "json")
+@options.offline
 @options.verbose
-def inspect(reference: str, format_: str, verbose: bool) -> int:  # noqa: ARG001 - read by main
+def inspect(reference: str, format_: str, offline: bool, verbose: bool) -> int:  # noqa: ARG001 - read by main
     """Say what is in a checkpoint or adapter, from its headers alone."""
     from wanalyze.checkpoints import AdapterFiles, open_source, parse_reference
 
-    source = open_source(parse_reference(reference).path)
+    source = open_source(parse_reference(reference).location, offline=offline)
     weights = source.weights if isinstance(source, AdapterFiles) else source
     facts: dict[str, Any] = {
         "files": {file.name: file.size for file in weights.files},
         "tensors": len(weights.entries),
         "bytes": sum(file.size for file in weights.files),
     }
+    if weights.revision is not None:
+        facts["revision"] = weights.revision
     if isinstance(source, AdapterFiles):
         from wanalyze.adapters import parse_adapter
 

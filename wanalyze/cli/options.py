@@ -11,6 +11,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 quiet = click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 verbose = click.option("-v", "--verbose", is_flag=True, help="Show the traceback of a bug.")
+offline = click.option("--offline", is_flag=True, help="Read what is on the Hub from the cache; no request is made.")
 only = click.option("--only", multiple=True, metavar="GLOB", help="Compare only modules of this name; repeatable.")
 skip = click.option("--skip", multiple=True, metavar="GLOB", help="Leave out modules of this name; repeatable.")
 

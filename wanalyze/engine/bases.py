@@ -20,7 +20,8 @@ _RECIPE = "base/1"
 
 
 def oriented(tensor: Tensor, pair: Pair) -> Tensor:
-    """Rows as outputs, and as many of them as are compared."""
+    """Rows as outputs, and as many of them as are compared; a kernel as one row for each output."""
+    tensor = tensor.flatten(1) if tensor.ndim > 2 else tensor
     tensor = tensor.mT.contiguous() if pair.transposed else tensor
     return tensor if pair.rows is None else tensor[: pair.rows]
 

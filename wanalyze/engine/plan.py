@@ -15,7 +15,7 @@ import torch
 from wanalyze.adapters import Adapter, parse_adapter
 from wanalyze.checkpoints import Checkpoint, Reference, open_checkpoint, open_source
 from wanalyze.errors import UsageError
-from wanalyze.pairing import Pair, Pairing, Selection, pair_adapter, pair_checkpoint
+from wanalyze.pairing import NameMap, Pair, Pairing, Selection, pair_adapter, pair_checkpoint
 
 BASE_LABEL = "base"
 _MOST_THREADS = 1024
@@ -34,6 +34,7 @@ class Options:
     precision: Literal["exact", "fast"] = "exact"
     cache: bool = True
     offline: bool = False
+    name_map: NameMap | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ def _check_labels(tuned: Sequence[Reference]) -> None:
     seen: dict[str, Reference] = {}
     for reference in tuned:
         if reference.label == BASE_LABEL:
-            raise UsageError(f"{reference.location}: the label {BASE_LABEL!r} is taken; write NAME={reference.location}")
+            raise UsageError(
+                f"{reference.location}: the label {BASE_LABEL!r} is taken; write NAME={reference.location}"
+            )
         if reference.label in seen:
             raise UsageError(
                 f"{seen[reference.label].location} and {reference.location} are both called {reference.label!r}; "
@@ -123,9 +126,9 @@ def _check_labels(tuned: Sequence[Reference]) -> None:
 def _open_tuned(base: Checkpoint, reference: Reference, options: Options) -> Tuned:
     source = open_source(reference.location, offline=options.offline)
     if isinstance(source, Checkpoint):
-        return Tuned(reference, source, source, pair_checkpoint(base, source, options.selection))
+        return Tuned(reference, source, source, pair_checkpoint(base, source, options.selection, options.name_map))
     adapter = parse_adapter(source, base)
-    pairing = pair_adapter(base, adapter, options.selection, allow_unmatched=options.allow_unmatched)
+    pairing = pair_adapter(base, adapter, options.selection, options.name_map, allow_unmatched=options.allow_unmatched)
     return Tuned(reference, adapter, source.weights, pairing)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wanalyze import measure
 from wanalyze.checkpoints import TensorEntry
+from wanalyze.checkpoints.content import Content, expect
 from wanalyze.engine import bases
 from wanalyze.engine.bases import Ready
 from wanalyze.engine.batches import Unit, batches
@@ -53,6 +54,7 @@ Out = TypeVar("Out")
 
 def run(plan: Plan, progress: Progress = lambda step: None) -> Result:
     """Measure every pair of the plan, matrices of one shape together."""
+    expect(_contents(plan))
     bench = _Bench(plan, _cache(plan), progress)
     with _threads(plan):
         opened = ([_Matrix(unit, plan, bench.hashes) for unit in units] for units in batches(plan))
@@ -65,6 +67,16 @@ def run(plan: Plan, progress: Progress = lambda step: None) -> Result:
     ]
     progress(Step("", plan.cost, plan.cost))
     return result_of(plan, collected)
+
+
+def _contents(plan: Plan) -> Iterator[Content]:
+    """What will be read of checkpoints, in that order: of the base only what something is compared with."""
+    units = [unit for batch in batches(plan) for unit in batch]
+    vectors = [[(tuned, pair)] for tuned in plan.tuned for pair in tuned.pairing.vectors]
+    for jobs in (*(unit.jobs for unit in units), *vectors):
+        touched = [pair for _, pair in jobs if pair.tuned is not None]
+        yield from (pair.base.content for pair in touched[:1])
+        yield from (pair.tuned.content for pair in touched if isinstance(pair.tuned, TensorEntry))
 
 
 def _cache(plan: Plan) -> Cache | None:

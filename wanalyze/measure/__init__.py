@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wanalyze.errors import NumericsError
+from wanalyze.measure.alone import ALONE, measure_update
 from wanalyze.measure.compute import COMPUTE
 from wanalyze.measure.drift import DRIFT, Drift, measure_vector, untouched_vector
 from wanalyze.measure.evidence import Base, Evidence, Stored, gather, leading_count
@@ -27,6 +28,7 @@ from wanalyze.measure.measurement import (
 from wanalyze.operators import Operator
 
 __all__ = [
+    "ALONE",
     "COMPUTE",
     "DRIFT",
     "Ambiguous",
@@ -38,6 +40,7 @@ __all__ = [
     "Stored",
     "compare",
     "leading_count",
+    "measure_update",
     "measure_vector",
     "prepare",
     "unmeasurable",
