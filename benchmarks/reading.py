@@ -42,7 +42,7 @@ def write_checkpoint(folder: Path, size: int) -> int:
     """Random matrices in shards with an index; the size in bytes."""
     matrix = bytes(range(256)) * (2 * _SIDE * _SIDE // 256)
     each = max(1, size // (_SHARDS * len(matrix)))
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(_SHARDS):
         names = [f"model.layers.{shard * each + i}.mlp.up_proj.weight" for i in range(each)]
         file = f"model-{shard + 1:05}-of-{_SHARDS:05}.safetensors"

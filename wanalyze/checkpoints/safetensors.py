@@ -19,7 +19,7 @@ _IMPOSTORS = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the weights; run `git lfs pull`"),
     (b"PK\x03\x04", "is a zip archive (a torch file?), not safetensors; save it with safetensors"),
     (b"\x80", "is a pickle, not safetensors; save it with safetensors"),
-    (b"GGUF", "is a GGUF file, which is not supported yet"),
+    (b"GGUF", "is a GGUF file, not safetensors; let its name end in .gguf"),
     (b"<", "is a web page, not safetensors; download the file again"),
 )
 
