@@ -214,6 +214,15 @@ def test_a_truncated_file_is_an_error_and_no_crash(tmp_path: Path) -> None:
         found.read("model.layers.1.norm.weight")
 
 
+def test_a_tensor_larger_than_memory_is_refused_before_it_is_asked_for(tmp_path: Path) -> None:
+    size = 2**38
+    path = write(tmp_path / "x.safetensors", {"a": entry(0, size, [size // 4])})
+    with path.open("rb+") as stream:
+        stream.truncate(path.stat().st_size + size)  # sparse: takes no room
+    with pytest.raises(CheckpointError, match="of memory are free"):
+        open_checkpoint(path).read("a")
+
+
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     import os
 

@@ -49,6 +49,7 @@ class Checkpoint:
 
     `config` is its config.json, empty without one; `revision` the commit of a Hub repository. `notes` say what was
     chosen or done on the way: which of two formats was read, from which quantisation the weights were restored.
+    `metadata` are the texts that the file itself holds beside its tensors.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Checkpoint:
     config: Mapping[str, object] = field(default_factory=dict)
     revision: str | None = None
     notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, name: str) -> Tensor:
         return self.entries[name].read()

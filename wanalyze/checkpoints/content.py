@@ -219,10 +219,11 @@ def picked(content: Content, groups: int, start: int, stop: int, axis: int = 0) 
 
     Of rows that are written out plainly only their bytes are read.
     """
+    if axis == 0 and groups == 1:
+        return rows(content, start, stop)
     if axis == 0 and isinstance(content, Raw):
         size = content.shape[0] // groups
-        parts = tuple(rows(content, size * i + start, size * i + stop) for i in range(groups))
-        return parts[0] if groups == 1 else Joined(parts)
+        return Joined(tuple(rows(content, size * i + start, size * i + stop) for i in range(groups)))
     return Picked(content, groups, start, stop, axis)
 
 

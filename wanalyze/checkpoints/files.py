@@ -77,6 +77,7 @@ class LocalFile:
         # Plain reads, not a memory map: a file truncated under a map kills the process.
         if start < 0 or size < 0 or start + size > self.size:
             raise CheckpointError(f"{self.path}: bytes {start} to {start + size} lie outside its {self.size}")
+        check_memory(size, self.where)
         try:
             buffer = bytearray(size)
             with self.path.open("rb", buffering=0) as stream:
@@ -123,6 +124,22 @@ class LocalFile:
     def _check(self, state: os.stat_result) -> None:
         if (state.st_size, _identity(state)) != (self.size, self.identity):
             raise CheckpointError(f"{self.path}: changed while it was being read; run again when it is at rest")
+
+
+def check_memory(size: int, where: str) -> None:
+    """Refuse to ask for more than there is: a system that promises too much kills the process when it is used."""
+    free = _free_memory()
+    if free is not None and size > free:
+        raise CheckpointError(f"{where}: {size} bytes are to be read at once, {free} bytes of memory are free")
+
+
+def _free_memory() -> int | None:
+    try:
+        said = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:  # not Linux: its own limits must do
+        return None
+    kilobytes = said.partition("MemAvailable:")[2].split()
+    return int(kilobytes[0]) * 1024 if kilobytes else None
 
 
 def _identity(state: os.stat_result) -> tuple[int, int, int]:

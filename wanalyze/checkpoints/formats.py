@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from wanalyze.checkpoints.checkpoint import TensorEntry
 from wanalyze.checkpoints.files import WeightFile
 from wanalyze.checkpoints.gguf import read_model
+from wanalyze.checkpoints.pickles import read_state_dict
 from wanalyze.checkpoints.safetensors import read_header
-from wanalyze.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What one or several files hold; `config` is what they say of the model, where the format has a place for it."""
+    """What one or several files hold.
+
+    `config` is what they say of the model, where the format has a place for it; `metadata` what else they say.
+    """
 
     entries: Sequence[TensorEntry]
     notes: tuple[str, ...] = ()
     config: Mapping[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,15 @@ class Format:
 
 
 def _safetensors(file: WeightFile) -> Listing:
-    return Listing(read_header(file))
+    header = read_header(file)
+    return Listing(header.entries, metadata=header.metadata)
 
 
 def _torch(file: WeightFile) -> Listing:
     """By content: what is called .bin or .ckpt need not be a pickle."""
     if bytes(file.read(0, min(9, file.size)))[8:] == b"{":
-        return Listing(read_header(file), (f"{file.name} is safetensors by its content and was read as that",))
-    raise CheckpointError(f"{file.where}: a torch pickle, which is not supported yet; save it as safetensors")
+        return replace(_safetensors(file), notes=(f"{file.name} is safetensors by its content and was read as that",))
+    return Listing(*read_state_dict(file))
 
 
 def _gguf(files: Sequence[WeightFile]) -> Listing:
@@ -52,7 +57,7 @@ def _gguf(files: Sequence[WeightFile]) -> Listing:
 
 
 SAFETENSORS = Format("safetensors", (".safetensors",), ".safetensors.index.json", _safetensors)
-TORCH = Format("torch pickle", (".bin", ".pt", ".pth", ".ckpt"), ".bin.index.json", _torch)
+TORCH = Format("torch pickle", (".bin", ".pt", ".pth", ".ckpt", ".pth.lora"), ".bin.index.json", _torch)
 GGUF = Format("GGUF", (".gguf",), None, lambda file: _gguf([file]), _gguf)
 FORMATS = (SAFETENSORS, TORCH, GGUF)
 

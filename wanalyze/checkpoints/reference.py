@@ -130,5 +130,5 @@ def _path_name(path: Path) -> str:
     try:
         absolute = path.absolute()
         return absolute.parent.name if absolute.is_file() else absolute.resolve().name
-    except OSError:  # opening it will say what is wrong
+    except (OSError, RuntimeError):  # opening it will say what is wrong
         return path.name

@@ -3,48 +3,62 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NoReturn
 
 from wanalyze.checkpoints.checkpoint import TensorEntry
 from wanalyze.checkpoints.content import Raw
 from wanalyze.checkpoints.dtypes import DTYPES, DType
 from wanalyze.checkpoints.files import WeightFile
+from wanalyze.checkpoints.impostors import refuse_impostor
 from wanalyze.checkpoints.strict_json import parse_object
 from wanalyze.errors import CheckpointError
 
-_HEADER_LIMIT = 100_000_000  # bytes; the format's own
+# Bytes. The format allows 100 MB, which take ten seconds and more than a GB to parse; files of 700 GB have 1 MB.
+_HEADER_LIMIT = 16 * 2**20
 _MAX_DIMENSIONS = 8
+_LONGEST_TEXT = 2**20  # characters of a text that is kept; adapters' configs take some thousands
 _MAX_EXTENT = 2**48  # elements along one dimension; keeps products far from overflow in every reader
-_IMPOSTORS = (
-    (b"version https://git-lfs", "is a Git LFS pointer, not the weights; run `git lfs pull`"),
-    (b"PK\x03\x04", "is a zip archive (a torch file?), not safetensors; save it with safetensors"),
-    (b"\x80", "is a pickle, not safetensors; save it with safetensors"),
-    (b"GGUF", "is a GGUF file, not safetensors; let its name end in .gguf"),
-    (b"<", "is a web page, not safetensors; download the file again"),
-)
 
 
-def read_header(file: WeightFile) -> list[TensorEntry]:
-    """The tensors of a safetensors file, in file order.
+@dataclass(frozen=True)
+class Header:
+    """The tensors of a file in its order, and what else it says of itself."""
+
+    entries: list[TensorEntry]
+    metadata: Mapping[str, str]
+
+
+def read_header(file: WeightFile) -> Header:
+    """The header of a safetensors file.
 
     Enforces the format's rules: the ranges tile the data from its first byte to the end of the
     file, each as long as its dtype and shape say, and no name appears twice.
     """
     text = _header_text(file)
     fields = parse_object(text, where=f"{file.where}: header")
-    fields.pop("__metadata__", None)
+    metadata = _metadata(file, fields.pop("__metadata__", None))
     data_start = 8 + len(text)
     found = [(key, _content(file, data_start, key, value)) for key, value in fields.items()]
     found.sort(key=lambda item: (item[1].start, item[1].size))
     _check_tiling(file, data_start, found)
-    return [TensorEntry(name, content) for name, content in found]
+    return Header([TensorEntry(name, content) for name, content in found], metadata)
+
+
+def _metadata(file: WeightFile, value: object) -> dict[str, str]:
+    """The texts under `__metadata__`, without those so long that they can only be lists of training data."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise CheckpointError(f"{file.where}: __metadata__ must map names to texts; the file is damaged or forged")
+    return {name: text for name, text in value.items() if len(text) <= _LONGEST_TEXT}
 
 
 def _header_text(file: WeightFile) -> bytes:
     start = bytes(file.read(0, min(32, file.size)))
-    for magic, what in _IMPOSTORS:
-        if start.startswith(magic) and start[8:9] != b"{":
-            raise CheckpointError(f"{file.where}: {what}")
+    if start[8:9] != b"{":
+        refuse_impostor(file, start)
     if file.size < 8:
         raise CheckpointError(f"{file.where}: {file.size} bytes, too short for a safetensors file; download it again")
     length = int.from_bytes(start[:8], "little")

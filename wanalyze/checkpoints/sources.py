@@ -12,15 +12,19 @@ from wanalyze.checkpoints.checkpoint import Checkpoint
 from wanalyze.checkpoints.files import LocalFile, WeightFile
 from wanalyze.checkpoints.folders import Folder, LocalFolder
 from wanalyze.checkpoints.formats import FORMATS, SAFETENSORS, Format, Listing, format_of
-from wanalyze.checkpoints.reference import HubLocation, Location
+from wanalyze.checkpoints.hyperparameters import read_hyperparameters
 from wanalyze.checkpoints.quantised import restore
+from wanalyze.checkpoints.recognise import BESIDE, recognise
+from wanalyze.checkpoints.reference import HubLocation, Location
 from wanalyze.checkpoints.shards import Family, families, family_of, read_family, read_index
 from wanalyze.checkpoints.strict_json import read_object
 from wanalyze.errors import CheckpointError
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
+# Names of weights to which adapter_config.json belongs, peft's first; `adapters` is MLX's.
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapters.safetensors", "adapter_model.bin", "adapter_model.pt")
+_ADAPTER_STEP = re.compile(r"[0-9]+_adapters\.safetensors")  # what MLX keeps of a training's way
 _PIPELINE = "model_index.json"
 # What trainers leave beside the weights: pickles that hold no model.
 _LEFTOVERS = re.compile(
@@ -111,13 +115,13 @@ def open_folder(folder: Folder) -> Source:
     """The one thing that a folder holds; CheckpointError, with the choices, where it holds several or none."""
     names = folder.names
     choices = _choices(names)
-    if ADAPTER_CONFIG in names:
+    if ADAPTER_CONFIG in names and (not choices or _has_adapter(folder)):
         if choices:
             raise CheckpointError(
                 f"{folder.where}: holds an adapter and a checkpoint; pass {folder.where}/{_adapter_weights(folder)} "
                 f"for the one or {folder.where}/{choices[0].name} for the other"
             )
-        return _adapter(folder)
+        return _adapter(folder, _adapter_weights(folder))
     if _PIPELINE in names and not choices:
         parts = [name.rstrip("/") for name in names if name.endswith("/") and _choices(folder.below(name).names)]
         raise CheckpointError(
@@ -127,14 +131,20 @@ def open_folder(folder: Folder) -> Source:
     chosen = _chosen(choices)
     if chosen is None:
         raise CheckpointError(f"{folder.where}: {_why_not(folder, choices)}")
-    return _checkpoint(folder, folder.where, *_listing(folder, chosen), _notes(chosen, choices))
+    found = _checkpoint(folder, folder.where, *_listing(folder, chosen), _notes(chosen, choices))
+    if ADAPTER_CONFIG in names and isinstance(found, Checkpoint):
+        raise CheckpointError(
+            f"{folder.where}: holds an adapter and a checkpoint; {_ADAPTER_WEIGHTS[0]} of the one is missing, "
+            f"pass {folder.where}/{chosen.name} for the other"
+        )
+    return found
 
 
 def _open_file(folder: Folder, name: str, where: str, opened: Callable[[], WeightFile]) -> Source:
-    if name in _ADAPTER_WEIGHTS:
+    if _is_adapter_weights(name):
         if ADAPTER_CONFIG not in folder.names:
             raise CheckpointError(f"{where}: no {ADAPTER_CONFIG} beside it, so its scale is unknown")
-        return _adapter(folder)
+        return _adapter(folder, name)
     for format_ in FORMATS:
         if _is_index(name, format_):
             found = read_index(folder, name, format_)
@@ -153,7 +163,7 @@ def _choices(names: Sequence[str]) -> list[_Choice]:
         files = [
             name
             for name in names
-            if name.endswith(format_.suffixes) and name not in _ADAPTER_WEIGHTS and not _LEFTOVERS.fullmatch(name)
+            if name.endswith(format_.suffixes) and not (_is_adapter_weights(name) or _LEFTOVERS.fullmatch(name))
         ]
         indexes = [name for name in names if _is_index(name, format_)]
         shards = families(files)
@@ -206,6 +216,9 @@ def _why_not(folder: Folder, choices: Sequence[_Choice]) -> str:
     names = [choice.name for choice in choices]
     if names:
         return f"holds {', '.join(names[:4])}{', …' if len(names) > 4 else ''}: pass one of them by its path"
+    alone = next((name for name in _ADAPTER_WEIGHTS if name in folder.names), None)
+    if alone is not None:
+        return f"holds {alone} but no {ADAPTER_CONFIG}, so its scale is unknown"
     for name in folder.names:
         if (what := _NO_FORMAT.get(name)) is not None:
             return f"holds only {name}, {what}, which is not read; convert it to safetensors"
@@ -219,12 +232,19 @@ def _is_adapter(folder: Folder) -> bool:
     return ADAPTER_CONFIG in folder.names
 
 
+def _is_adapter_weights(name: str) -> bool:
+    return name in _ADAPTER_WEIGHTS or _ADAPTER_STEP.fullmatch(name) is not None
+
+
+def _has_adapter(folder: Folder) -> bool:
+    return any(name in folder.names for name in _ADAPTER_WEIGHTS)
+
+
 def _adapter_weights(folder: Folder) -> str:
     return next((name for name in _ADAPTER_WEIGHTS if name in folder.names), _ADAPTER_WEIGHTS[0])
 
 
-def _adapter(folder: Folder) -> AdapterFiles:
-    name = _adapter_weights(folder)
+def _adapter(folder: Folder, name: str) -> AdapterFiles:
     if name not in folder.names:
         raise CheckpointError(f"{folder.where}: {ADAPTER_CONFIG} is there, {name} is missing; download it")
     others = [other for other in _ADAPTER_WEIGHTS if other in folder.names and other != name]
@@ -237,6 +257,7 @@ def _adapter(folder: Folder) -> AdapterFiles:
         {entry.name: entry for entry in listing.entries},
         revision=folder.revision,
         notes=(*notes, *listing.notes),
+        metadata=listing.metadata,
     )
     return AdapterFiles(read_object(folder.open(ADAPTER_CONFIG)), weights)
 
@@ -247,10 +268,26 @@ def _format(name: str) -> Format:
 
 def _checkpoint(
     folder: Folder, name: str, files: tuple[WeightFile, ...], listing: Listing, notes: tuple[str, ...]
-) -> Checkpoint:
+) -> Source:
+    """What the files hold: a checkpoint, or by its names an adapter, with the config that belongs to it."""
+    entries = {entry.name: entry for entry in listing.entries}
+    tool = recognise(entries, listing.metadata)
+    if tool is not None:
+        said = (*notes, *listing.notes)
+        weights = Checkpoint(name, files, entries, {}, folder.revision, said, listing.metadata)
+        return AdapterFiles(_beside(folder, tool), weights)
     config = read_object(folder.open(CONFIG)) if CONFIG in folder.names else listing.config
-    entries, restored = restore({entry.name: entry for entry in listing.entries}, config, where=name)
-    return Checkpoint(name, files, entries, config, folder.revision, (*notes, *listing.notes, *restored))
+    entries, restored = restore(entries, config, where=name)
+    return Checkpoint(
+        name, files, entries, config, folder.revision, (*notes, *listing.notes, *restored), listing.metadata
+    )
+
+
+def _beside(folder: Folder, tool: str) -> dict[str, object]:
+    name = BESIDE.get(tool)
+    if name is None or name not in folder.names:
+        return {}
+    return (read_object if name.endswith(".json") else read_hyperparameters)(folder.open(name))
 
 
 def _listing(folder: Folder, chosen: _Choice) -> tuple[tuple[WeightFile, ...], Listing]:

@@ -1,0 +1,121 @@
+"""The names that the pickle of a state dict refers to, and what each stands for here: never what torch means by it."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from wanalyze.checkpoints.dtypes import DTYPES, DType, Holds
+from wanalyze.checkpoints.pickles.opcodes import FORGED, Refused
+from wanalyze.checkpoints.pickles.tensors import Storage, StorageType, Strided
+from wanalyze.checkpoints.pickles.unpickler import Arguments, Maker, Other
+
+
+def _torch_dtypes() -> dict[str, DType]:
+    """Every dtype that torch 2.13 saves, by its name there."""
+    unlike = {"C64": "complex64", "F8_E8M0": "float8_e8m0fnu"}
+    found = {unlike.get(code, dtype.name.lower()): dtype for code, dtype in DTYPES.items()}
+    found |= {name: found.pop(name.replace("float8", "f8")) for name in ("float8_e4m3fnuz", "float8_e5m2fnuz")}
+    others = {"complex32": 32, "complex128": 128, "float4_e2m1fn_x2": 8, "bits8": 8, "bits16": 16}
+    return found | {name: DType(name, bits, Holds.unsupported) for name, bits in others.items()}
+
+
+TORCH_DTYPES = MappingProxyType(_torch_dtypes())
+_STORAGES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+}
+
+
+def storage(reference: object) -> Storage:
+    """The storage that a pickle's ("storage", type, key, device, number of elements) refers to."""
+    match reference:
+        case ("storage", StorageType() as kind, str(key), _, int(count)) if count >= 0:
+            return Storage(kind, key, count)
+    raise Refused(f"its pickle refers to a storage in a way that torch does not; {FORGED}")
+
+
+def _tensor(arguments: Arguments) -> Strided:
+    """`_rebuild_tensor_v2`: a tensor of its storage's dtype."""
+    match arguments:
+        case (Storage(kind=StorageType(dtype=DType() as dtype)) as storage, offset, shape, strides, _, _, *extra):
+            return _strided(storage, dtype, (offset, shape, strides), extra)
+    raise Refused(f"its pickle builds a tensor of something that is no storage; {FORGED}")
+
+
+def _typed_tensor(arguments: Arguments) -> Strided:
+    """`_rebuild_tensor_v3`: the same of dtypes that torch has no storage for."""
+    match arguments:
+        case (Storage() as storage, offset, shape, strides, _, _, DType() as dtype, *extra):
+            return _strided(storage, dtype, (offset, shape, strides), extra)
+    raise Refused(f"its pickle builds a tensor of something that is no storage; {FORGED}")
+
+
+def _strided(storage: Storage, dtype: DType, place: Arguments, extra: list[object]) -> Strided:
+    offset, shape, strides = place
+    if extra not in ([], [None], [{}]):
+        raise Refused("its pickle holds a tensor that is stored conjugated or negated; save `tensor.clone()` instead")
+    if type(offset) is not int or not _are_numbers(shape) or not _are_numbers(strides):
+        raise Refused(f"its pickle builds a tensor whose shape and strides are no whole numbers; {FORGED}")
+    return Strided(storage, dtype, offset, shape, strides)  # type: ignore[arg-type]
+
+
+def _are_numbers(value: object) -> bool:
+    return type(value) is tuple and all(type(n) is int for n in value)
+
+
+def _parameter(arguments: Arguments) -> Strided:
+    match arguments:
+        case (Strided() as tensor, *_):
+            return tensor
+    raise Refused(f"its pickle makes a parameter of something that is no tensor; {FORGED}")
+
+
+def _size(arguments: Arguments) -> Arguments:
+    match arguments:
+        case (tuple() as sizes,):
+            return sizes
+    raise Refused(f"its pickle holds a size that is none; {FORGED}")
+
+
+def _ordered(arguments: Arguments) -> dict[object, object]:
+    if arguments != ():
+        raise Refused(f"its pickle makes an OrderedDict in a way that torch does not; {FORGED}")
+    return {}
+
+
+def harmless(name: str) -> Maker:
+    """A name that is accepted and comes to nothing."""
+    return Maker(name, lambda _: Other(name))
+
+
+DTYPE_NAMES = MappingProxyType({f"torch.{name}": dtype for name, dtype in TORCH_DTYPES.items()})
+SIZE = MappingProxyType({"torch.Size": Maker("torch.Size", _size)})
+# torch.load(weights_only=True) accepts these as well; they occur in what trainers save beside the weights.
+_HARMLESS = (
+    *("torch.serialization._get_layout", "torch.device", "collections.Counter", "_codecs.encode"),
+    *("builtins.set", "__builtin__.set", "builtins.complex", "__builtin__.complex"),
+)
+STATE_DICT = MappingProxyType(
+    {
+        **{f"torch.{name}": StorageType(TORCH_DTYPES[dtype]) for name, dtype in _STORAGES.items()},
+        "torch.storage.UntypedStorage": StorageType(None),
+        **DTYPE_NAMES,
+        **SIZE,
+        "torch._utils._rebuild_tensor_v2": Maker("_rebuild_tensor_v2", _tensor),
+        "torch._utils._rebuild_tensor_v3": Maker("_rebuild_tensor_v3", _typed_tensor),
+        "torch._utils._rebuild_parameter": Maker("_rebuild_parameter", _parameter),
+        "torch._utils._rebuild_parameter_with_state": Maker("_rebuild_parameter_with_state", _parameter),
+        "collections.OrderedDict": Maker("OrderedDict", _ordered),
+        **{name: harmless(name) for name in _HARMLESS},
+    }
+)
