@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+_EXPERT = re.compile(r"\[[0-9]+\]")  # which one of a stack
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,13 @@ def module_name(tensor: str) -> str:
 def places(modules: Iterable[str]) -> dict[str, Place]:
     """The place of each module. Its kind is the shortest end of its name that names no other kind.
 
+    The experts of a stack are of one kind; the parts of a fused weight are of one each.
+
     >>> found = places(["h.0.attn.c_proj", "h.0.mlp.c_proj", "h.1.attn.c_proj", "wte"])
     >>> found["h.1.attn.c_proj"], found["h.0.mlp.c_proj"].kind, found["wte"]
     (Place(layer=1, kind='attn.c_proj'), 'mlp.c_proj', Place(layer=None, kind='wte'))
+    >>> places(["l.0.experts.gate_up_proj[7][up]", "l.0.experts.down_proj[7]"])["l.0.experts.gate_up_proj[7][up]"].kind
+    'gate_up_proj[up]'
     """
     templates = {module: _template(module) for module in modules}
     ends = Counter(end for template in set(templates.values()) for end in _ends(template))
@@ -37,7 +44,7 @@ def places(modules: Iterable[str]) -> dict[str, Place]:
 
 def _template(module: str) -> tuple[str, ...]:
     """The name without its numbers: equal for the same module of every layer and expert."""
-    parts = tuple(part for part in module.split(".") if not part.isdecimal())
+    parts = tuple(part for part in _EXPERT.sub("", module).split(".") if not part.isdecimal())
     return parts or (module,)
 
 

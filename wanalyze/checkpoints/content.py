@@ -109,9 +109,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Joined:
-    """Tensors one below the other."""
+    """Tensors one below the other, or along another `axis`."""
 
     parts: tuple[Content, ...]
+    axis: int = 0
 
     @property
     def dtype(self) -> DType:
@@ -119,19 +120,20 @@ class Joined:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+        first = self.parts[0].shape
+        return (*first[: self.axis], sum(part.shape[self.axis] for part in self.parts), *first[self.axis + 1 :])
 
     @property
     def pieces(self) -> Sequence[tuple[WeightFile, Range]]:
         return [piece for part in self.parts for piece in part.pieces]
 
     def read(self) -> Tensor:
-        return _below([part.read() for part in self.parts])
+        return _joined([part.read() for part in self.parts], self.axis)
 
     def steps(self) -> Tensor | None:
         found = [part.steps() for part in self.parts]
         known = [steps for steps in found if steps is not None]
-        return _below(known) if len(known) == len(found) else None
+        return _joined(known, self.axis) if len(known) == len(found) else None
 
 
 @dataclass(frozen=True)
@@ -232,13 +234,13 @@ def turned(content: Content) -> Content:
     return content.whole if isinstance(content, Turned) else Turned(content)
 
 
-def _below(tensors: list[Tensor]) -> Tensor:
+def _joined(tensors: list[Tensor], axis: int) -> Tensor:
     import torch
 
     # Not every dtype of one byte can be concatenated; bytes can.
     if tensors[0].element_size() == 1:
-        return torch.cat([tensor.view(torch.uint8) for tensor in tensors]).view(tensors[0].dtype)
-    return torch.cat(tensors)
+        return torch.cat([tensor.view(torch.uint8) for tensor in tensors], axis).view(tensors[0].dtype)
+    return torch.cat(tensors, axis)
 
 
 def torch_dtype(dtype: DType, file: WeightFile) -> torch.dtype:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from wanalyze.checkpoints import parallel
 from wanalyze.checkpoints.checkpoint import TensorEntry
 from wanalyze.checkpoints.files import WeightFile
 from wanalyze.checkpoints.folders import Folder, check_inside
@@ -14,22 +15,31 @@ from wanalyze.checkpoints.strict_json import read_object
 from wanalyze.errors import CheckpointError
 
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.[a-z]+)")
+_PARALLEL = re.compile(r"(?P<stem>consolidated)\.(?P<number>\d{2})(?P<end>\.pth)")
 _MOST_SHARDS = 10_000
 
 
 @dataclass(frozen=True)
 class Family:
-    """Files that belong together by their numbers: `stem-00001-of-00003.end`."""
+    """Files that belong together by their numbers: `stem-00001-of-00003.end`.
+
+    Or, where `is_parallel`, `stem.00.end` and so on: then each holds a part of every tensor.
+    """
 
     stem: str
     end: str
     count: int
     members: tuple[str, ...]
+    is_parallel: bool = False
 
     @property
     def missing(self) -> list[str]:
-        expected = (f"{self.stem}-{n:05}-of-{self.count:05}{self.end}" for n in range(1, self.count + 1))
-        return [name for name in expected if name not in self.members]
+        return [name for name in map(self._member, range(self.count)) if name not in self.members]
+
+    def _member(self, index: int) -> str:
+        if self.is_parallel:
+            return f"{self.stem}.{index:02}{self.end}"
+        return f"{self.stem}-{index + 1:05}-of-{self.count:05}{self.end}"
 
 
 def families(names: Sequence[str]) -> dict[str, Family]:
@@ -42,12 +52,22 @@ def families(names: Sequence[str]) -> dict[str, Family]:
     for name in names:
         if (found := _NUMBERED.fullmatch(name)) and 0 < int(found["count"]) <= _MOST_SHARDS:
             members.setdefault((found["stem"], found["end"], int(found["count"])), []).append(name)
-    return {stem: Family(stem, end, count, tuple(found)) for (stem, end, count), found in members.items()}
+    numbered = {stem: Family(stem, end, count, tuple(found)) for (stem, end, count), found in members.items()}
+    return numbered | _parallel(names)
+
+
+def _parallel(names: Sequence[str]) -> dict[str, Family]:
+    """The files of a tensor-parallel run; one that is numbered 00 and alone is the whole model."""
+    found = [match for name in sorted(names) if (match := _PARALLEL.fullmatch(name))]
+    if not found or (count := int(found[-1]["number"]) + 1) == 1:
+        return {}
+    stem, end = found[0]["stem"], found[0]["end"]
+    return {stem: Family(stem, end, count, tuple(match[0] for match in found), is_parallel=True)}
 
 
 def family_of(name: str, names: Sequence[str]) -> Family | None:
     """The family that a numbered file belongs to."""
-    if _NUMBERED.fullmatch(name) is None:
+    if _NUMBERED.fullmatch(name) is None and _PARALLEL.fullmatch(name) is None:
         return None
     return next((family for family in families(names).values() if name in family.members), None)
 
@@ -62,6 +82,8 @@ def read_family(folder: Folder, family: Family, format_: Format) -> tuple[tuple[
     files = tuple(folder.open(name) for name in family.members)
     if format_.read_together is not None:
         return files, format_.read_together(files)
+    if family.is_parallel:
+        return files, parallel.join([format_.read(file) for file in files], where=folder.where)
     entries, notes = dict[str, TensorEntry](), dict[str, None]()
     config: Mapping[str, object] = {}
     for file in files:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from wanalyze.checkpoints import distributed
 from wanalyze.checkpoints.checkpoint import Checkpoint
 from wanalyze.checkpoints.files import LocalFile, WeightFile
 from wanalyze.checkpoints.folders import Folder, LocalFolder
@@ -128,6 +129,8 @@ def open_folder(folder: Folder) -> Source:
             f"{folder.where}: a diffusers pipeline of {', '.join(parts) or 'no components'}; "
             f"pass one of them, as in {folder.where}/{parts[0] if parts else 'unet'}"
         )
+    if not choices and (home := distributed.home(folder)) is not None:
+        return _checkpoint(folder, folder.where, *distributed.read_distributed(home), ())
     chosen = _chosen(choices)
     if chosen is None:
         raise CheckpointError(f"{folder.where}: {_why_not(folder, choices)}")
@@ -150,7 +153,8 @@ def _open_file(folder: Folder, name: str, where: str, opened: Callable[[], Weigh
             found = read_index(folder, name, format_)
             return _checkpoint(folder, folder.where, *found, ())
     format_ = _format(name)
-    if format_.read_together is not None and (family := family_of(name, folder.names)):
+    family = family_of(name, folder.names)
+    if family and (family.is_parallel or format_.read_together is not None):
         return _checkpoint(folder, where, *read_family(folder, family, format_), ())
     file = opened()
     return _checkpoint(folder, where, (file,), format_.read(file), ())

@@ -29,25 +29,29 @@ def read_state_dict(file: WeightFile) -> tuple[Sequence[TensorEntry], tuple[str,
     CheckpointError for anything but a zip archive with a state dict in it.
     """
     archive = _archive(file)
+    value = _value(archive)
     try:
-        found, notes = find(load(archive.read_entry(PICKLE), STATE_DICT, storage), Strided)
+        found, notes = find(value, Strided)
     except Refused as refusal:
         raise CheckpointError(f"{file.where}: {refusal}") from None
-    return [
-        TensorEntry(name, _content(archive, tensor, f"tensor {name[:80]!r}")) for name, tensor in found.items()
-    ], notes
+    entries = [TensorEntry(name, _content(archive, item, f"tensor {name[:80]!r}")) for name, item in found.items()]
+    return entries, notes
 
 
 def read_tensor(file: WeightFile) -> Content:
     """The one tensor of a file that torch.save wrote of it."""
-    archive = open_archive(file)
-    try:
-        tensor = load(archive.read_entry(PICKLE), STATE_DICT, storage)
-    except Refused as refusal:
-        raise CheckpointError(f"{file.where}: {refusal}") from None
+    archive = _archive(file)
+    tensor = _value(archive)
     if not isinstance(tensor, Strided):
         raise CheckpointError(f"{file.where}: holds no tensor; {FORGED}")
     return _content(archive, tensor, "its tensor")
+
+
+def _value(archive: Archive) -> object:
+    try:
+        return load(archive.read_entry(PICKLE), STATE_DICT, storage)
+    except Refused as refusal:
+        raise CheckpointError(f"{archive.where}: {refusal}") from None
 
 
 def _archive(file: WeightFile) -> Archive:

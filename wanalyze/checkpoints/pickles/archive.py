@@ -117,7 +117,7 @@ class Archive:
             return known
         header = bytes(self.file.read(entry.header, entry.likely_start - entry.header))
         magic, _, flags, method, _, _, _, *sizes, name_length, extra_length = _HEADER.unpack(header[: _HEADER.size])
-        start = entry.header + _HEADER.size + name_length + extra_length
+        start: int = entry.header + _HEADER.size + name_length + extra_length
         name = header[_HEADER.size : _HEADER.size + name_length]
         # Sizes may be left to a descriptor after the content, or stand in 64 bits elsewhere.
         agrees = magic == b"PK\3\4" and name == entry.name.encode() and set(sizes) <= {0, entry.size, _FULL}

@@ -10,10 +10,12 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-_MOST = 4_000_000  # instructions; a tensor takes about 30, a chunk of a distributed checkpoint about 65
+MOST = 2_000_000  # instructions; a tensor takes about 30
 _LONGEST = 2**20  # bytes of a text; names are much shorter, and some trainers keep a config as text
 _LONGEST_NAME = 200  # of a module or what is in it
 _LONGEST_NUMBER = 8  # bytes
+
+FORGED = "the file is damaged or forged, and nothing in it was run"
 
 Argument: TypeAlias = Any  # what an instruction carries: None, a number, a text, bytes or a (module, name)
 Instruction: TypeAlias = tuple[str, Argument]
@@ -24,14 +26,14 @@ class Refused(Exception):
     """Why a pickle is not read. Who reads the file adds where it lies and raises CheckpointError."""
 
 
-def instructions(data: bytes) -> Iterator[Instruction]:
-    """The instructions of one pickle, STOP the last; Refused where one is unknown, cut short or beyond a limit.
+def instructions(data: bytes, most: int = MOST) -> Iterator[Instruction]:
+    r"""The instructions of one pickle, STOP the last; Refused where one is unknown, cut short or beyond a limit.
 
-    >>> list(instructions(b"\\x80\\x02K\\x07."))
+    >>> list(instructions(b"\x80\x02K\x07."))
     [('PROTO', 2), ('BININT1', 7), ('STOP', None)]
     """
     position, name = 0, ""
-    for _ in range(_MOST):
+    for _ in range(most):
         if position >= len(data):
             raise Refused("its pickle is cut short; download it again")
         known = _OPCODES.get(data[position])
@@ -43,12 +45,9 @@ def instructions(data: bytes) -> Iterator[Instruction]:
         if name == "STOP":
             break
     if name != "STOP":
-        raise Refused(f"its pickle has more than {_MOST} instructions; save it with safetensors")
+        raise Refused(f"its pickle has more than {most} instructions; save it with safetensors")
     if position < len(data):
         raise Refused(f"{len(data) - position} bytes follow its pickle; {FORGED}")
-
-
-FORGED = "the file is damaged or forged, and nothing in it was run"
 
 
 def _nothing(_: bytes, position: int) -> tuple[None, int]:

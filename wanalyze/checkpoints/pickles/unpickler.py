@@ -1,7 +1,7 @@
-"""A pickle carried out by our own hands: no name in it is ever looked up in a module, no class made, no function called.
+"""A pickle carried out by hand: no name in it is looked up in a module, no class made, no function of it called.
 
-Python's own unpickler is not used even with its names restricted: it hashes, walks and sets attributes on what the file
-says (a tuple in itself as a key never returns, one nested deeply enough ends the process).
+Python's own unpickler is not used even with its names restricted. It hashes and sets attributes on what the file says:
+a key of tuples that each hold the one before twice is never done, one nested deeply enough ends the process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from wanalyze.checkpoints.pickles.opcodes import FORGED, Argument, Refused, instructions
+from wanalyze.checkpoints.pickles.opcodes import FORGED, MOST, Argument, Refused, instructions
 from wanalyze.checkpoints.pickles.refusals import refuse_name
 
 _DEEPEST = 500  # containers in one another; Python's own pickler gives up at about as many
@@ -56,7 +56,7 @@ def no_storage(_: object) -> object:
     raise Refused(f"its pickle refers to a storage, of which it has none; {FORGED}")
 
 
-def load(data: bytes, names: Names, persistent: Persistent = no_storage) -> object:
+def load(data: bytes, names: Names, persistent: Persistent = no_storage, *, most: int = MOST) -> object:
     """The value of a pickle; Refused where it wants more than dicts, lists, tuples, plain values and `names`.
 
     `names` maps "module.name" to what it stands for, a `Maker` where it may be called. `persistent` turns the
@@ -64,7 +64,7 @@ def load(data: bytes, names: Names, persistent: Persistent = no_storage) -> obje
     """
     machine = _Machine(names, persistent)
     try:
-        for name, argument in instructions(data):
+        for name, argument in instructions(data, most):
             _HANDLERS[name](machine, argument)
         return machine.pop()
     except (IndexError, KeyError):  # of its own stack and memo
@@ -95,8 +95,9 @@ class _Machine:
         return found
 
     def tuple_of(self, count: int) -> None:
-        found = tuple(self.pop() for _ in range(count))
-        self.push(found[::-1])
+        if len(self.stack) < count:
+            raise IndexError
+        self.stack[-count:] = [tuple(self.stack[-count:])]
 
     def extend(self, items: list[object]) -> None:
         target = self.stack[-1]
