@@ -130,7 +130,7 @@ CONTRADICTIONS = {
     "PiSSA": (GOOD, {"init_lora_weights": "pissa"}, "changes the base"),
     "LoftQ": (GOOD, {"loftq_config": {"bits": 4}}, "LoftQ"),
     "replicated layers": (GOOD, {"layer_replication": [[0, 1]]}, "replication"),
-    "another kind": (GOOD, {"peft_type": "OFT"}, "peft_type OFT is not supported yet"),
+    "another kind": (GOOD, {"peft_type": "NEXT"}, "peft_type NEXT is not supported yet"),
     "no update at all": (GOOD, {"peft_type": "PROMPT_TUNING"}, "no update of a weight"),
     "no kind": (GOOD, {"peft_type": None}, "no peft_type"),
     "a runaway pattern": (GOOD, {"alpha_pattern": {"(a+)+$": 1}}, "without end"),

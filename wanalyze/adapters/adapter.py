@@ -25,7 +25,8 @@ class Update:
 
     `build` makes it from the tensors named in `parts` and, where `needs_base`, from W0 in the same orientation.
     `shape` is None where only the base knows it. `rank` is None for a kind that has none to promise. `parameter` and
-    `index` say which tensor of the module is meant, and which matrix of a stack of experts.
+    `index` say which tensor of the module is meant, and which matrix of a stack of experts. `replica` is set where the
+    tuned model runs a layer of the base several times, each time with an update of its own: the layer of the tuned.
     """
 
     module: str
@@ -38,6 +39,7 @@ class Update:
     parameter: str = "weight"
     index: int | None = None
     note: str | None = None
+    replica: int | None = None
 
     @property
     def target(self) -> str:

@@ -33,6 +33,17 @@ def first_match(pattern: Mapping[str, Value], module: str, default: Value, *, fi
     return default
 
 
+def matches(pattern: str, module: str, *, field: str) -> bool:
+    r"""Whether a pattern matches the whole of a module's path.
+
+    >>> matches(r".*\.mlp\.w[02]", "layers.1.mlp.w2", field="feedforward_modules")
+    True
+    """
+    if len(module) > _LONGEST:
+        raise AdapterError(f"adapter_config.json: {field} is held against a name of {len(module)} characters; refused")
+    return _compiled(pattern, field).fullmatch(module) is not None
+
+
 def _compiled(key: str, field: str) -> re.Pattern[str]:
     if len(key) > _LONGEST or _DANGEROUS.search(key) or len(_QUANTIFIER.findall(key)) > _MOST_QUANTIFIERS:
         raise AdapterError(

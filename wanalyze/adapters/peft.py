@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
@@ -13,13 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wanalyze.adapters.adapter import Adapter, Shift, Update
 from wanalyze.checkpoints import AdapterFiles, TensorEntry
+from wanalyze.checkpoints.dtypes import Holds
 from wanalyze.errors import AdapterError
 
-_PREFIX = re.compile(r"^(?:base_model\.model\.|base_model\.)")
-_WRAPPER = re.compile(r"\.(?:base_layer|modules_to_save\.[^.]+|modules_to_save)(?=\.[^.]+$)")
+_PREFIX = re.compile(r"^(?:base_model\.model\.|base_model\.|module\.)")
+_COMPILED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_WRAPPER = re.compile(r"\.(?:base_layer|token_adapter|modules_to_save\.[^.]+|modules_to_save(?=\.[^.]+$))(?=\.)")
+_BASE_LAYER = ".base_layer."
 
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**62, strict=True)]  # of a torch.Generator
 Config = TypeVar("Config", bound="PeftConfig")
 
 
@@ -60,20 +64,28 @@ class Tensors:
 
 
 def sorted_tensors(
-    files: AdapterFiles, stems: Mapping[str, str], *, kind: str, marker: str, shared: Mapping[str, str] | None = None
+    files: AdapterFiles,
+    stems: Mapping[str, str],
+    *,
+    kind: str,
+    marker: str,
+    shared: Mapping[str, str] | None = None,
+    ignored: Sequence[str] = (),
+    whole: bool = False,
 ) -> Tensors:
     """Sort the tensors of an adapter by the names of its kind.
 
     `stems` maps a tensor's name after its module (`lora_A`, `lora_B.bias`) to the name of its part, `shared` does so
-    for those of the whole model. A name that holds `marker` and is neither is refused: it would change the maths.
+    for those of the whole model. A name that holds `marker` and is neither is refused: it would change the maths;
+    unless it holds one of `ignored`. With `whole`, the weight under an update may be saved beside it, as peft does
+    with embeddings: it becomes the part `whole` of its module.
     """
     known = re.compile(
         rf"(?P<module>.+)\.(?P<stem>{_alternatives(stems)})(?:\.(?!weight$|bias$)[^.]+)?(?P<end>\.weight|\.bias)?"
     )
     common = {**(shared or {})}
     found = Tensors()
-    for name, entry in files.weights.entries.items():
-        plain = _PREFIX.sub("", name)
+    for plain, entry in _read_names(files, ignored):
         match = known.fullmatch(plain)
         stem = match["stem"] + (".bias" if match["end"] == ".bias" else "") if match else ""
         if match and stem in stems:
@@ -81,13 +93,35 @@ def sorted_tensors(
         elif (part := common.get(re.sub(r"\.(?:default|weight)$", "", plain))) is not None:
             _put(found.shared, part, entry, files.name)
         elif marker in plain:
-            raise AdapterError(f"{files.name}: tensor {name[:80]!r} is no part of {kind} that wanalyze knows")
-        elif ".original_module." not in plain:  # peft's copy of what a saved module replaces
-            found.replaced[_WRAPPER.sub("", plain)] = entry
-    both = next((module for module in found.modules if f"{module}.weight" in found.replaced), None)
-    if both is not None:
-        raise AdapterError(f"{files.name}: {both[:80]!r} has an update and a whole weight; only one can be meant")
+            raise AdapterError(f"{files.name}: tensor {entry.name[:80]!r} is no part of {kind} that wanalyze knows")
+        else:
+            _put(found.replaced, _WRAPPER.sub("", plain), entry, files.name)
+    for module in sorted(found.modules.keys() & {name.removesuffix(".weight") for name in found.replaced}):
+        entry = found.replaced.pop(f"{module}.weight")
+        if not (whole and _BASE_LAYER in entry.name):
+            raise AdapterError(f"{files.name}: {module[:80]!r} has an update and a whole weight; only one can be meant")
+        found.modules[module]["whole"] = entry
     return found
+
+
+def _read_names(files: AdapterFiles, ignored: Sequence[str]) -> Iterator[tuple[str, TensorEntry]]:
+    """Names without wrappers; not those `ignored`, nor peft's copies of what a saved module replaces."""
+    for name, entry in files.weights.entries.items():
+        plain = unwrapped(name)
+        if not any(part in plain for part in (*ignored, ".original_module.")):
+            yield plain, entry
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without what peft, torch.compile, DDP and FSDP put before it.
+
+    >>> unwrapped("module._orig_mod.base_model.model.layers.0._fsdp_wrapped_module.q_proj.lora_A.weight")
+    'layers.0.q_proj.lora_A.weight'
+    """
+    before, name = "", _COMPILED.sub("", name)
+    while name != before:
+        before, name = name, _PREFIX.sub("", name)
+    return name
 
 
 def _alternatives(stems: Iterable[str]) -> str:
@@ -107,7 +141,12 @@ def need(parts: Mapping[str, TensorEntry], names: Sequence[str], *, module: str,
     if missing is not None:
         there = ", ".join(sorted(parts))
         raise AdapterError(f"{where}: module {module[:80]!r} has {there} but no {missing}; save it again")
-    empty = next((entry for entry in parts.values() if 0 in entry.shape), None)
+    refuse_empty(parts.values(), where=where)
+
+
+def refuse_empty(entries: Iterable[TensorEntry], *, where: str) -> None:
+    """Name the cause of a tensor without a value."""
+    empty = next((entry for entry in entries if 0 in entry.shape), None)
     if empty is not None:
         raise AdapterError(
             f"{where}: tensor {empty.name[:80]!r} is empty, as ZeRO-3 leaves it when weights are not gathered; "
@@ -129,8 +168,11 @@ def adapter_of(
 ) -> Adapter:
     """Put an adapter together; AdapterError if it changes nothing."""
     found, moved = tuple(updates), tuple(shifts)
+    for parts in (*(update.parts for update in found), *(shift.parts for shift in moved)):
+        _refuse_integers(files.name, parts)
     if not (found or moved or tensors.replaced):
         raise AdapterError(f"{files.name}: holds no tensor of peft_type {kind}, so it changes nothing")
+    refuse_empty(tensors.replaced.values(), where=files.name)
     return Adapter(
         name=files.name,
         method=method,
@@ -142,6 +184,12 @@ def adapter_of(
         trained_parameters=sum(math.prod(entry.shape) for entry in files.weights.entries.values()),
         notes=(*files.weights.notes, *notes),
     )
+
+
+def _refuse_integers(where: str, parts: Mapping[str, TensorEntry]) -> None:
+    for name, entry in parts.items():
+        if entry.dtype.holds is not Holds.real and not name.endswith("indices"):
+            raise AdapterError(f"{where}: tensor {entry.name[:80]!r} is {entry.dtype.name}, real numbers are needed")
 
 
 def _facts(updates: Sequence[Update], tensors: Tensors, config: PeftConfig, kind: str) -> dict[str, object]:

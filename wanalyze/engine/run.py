@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wanalyze import measure
+from wanalyze.adapters import Shift
 from wanalyze.checkpoints import TensorEntry
 from wanalyze.checkpoints.content import Content, expect
 from wanalyze.engine import bases
@@ -122,6 +123,7 @@ class _Matrix:
         """What a job compares with the base."""
         source = self.unit.jobs[job][1].tuned
         assert source is not None
+        assert not isinstance(source, Shift)
         if isinstance(source, TensorEntry):
             return self._tuned[job] if job in self._tuned else self._stored(job, source)
         return source.read(base.matrix.dense() if source.needs_base else None)
@@ -277,11 +279,15 @@ def _operand(read: Tensor | Operator, pair: Pair, device: torch.device) -> Store
 
 
 def _vector(tuned: Tuned, pair: Pair, plan: Plan, hashes: Hashes) -> Vector:
-    if not isinstance(pair.tuned, TensorEntry):
+    if pair.tuned is None:
         return vector(tuned.label, pair, measure.untouched_vector())
     try:
         before = read(pair.base, BASE_LABEL, plan.base, hashes)
-        after = read(pair.tuned, tuned.label, tuned.source, hashes)
+        if isinstance(pair.tuned, TensorEntry):
+            after = read(pair.tuned, tuned.label, tuned.source, hashes)
+        else:
+            assert isinstance(pair.tuned, Shift)
+            after = pair.tuned.read(before)
         return vector(tuned.label, pair, measure.measure_vector(before, after))
     except NumericsError as error:
         return vector(tuned.label, pair, dict.fromkeys(measure.DRIFT), failure=str(error))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from wanalyze.adapters import Adapter, Update
+from wanalyze.adapters import Adapter, Shift, Update
 from wanalyze.checkpoints import Checkpoint, TensorEntry
 from wanalyze.errors import PairingError
+from wanalyze.naming import places
 from wanalyze.pairing import fused, mapping
 from wanalyze.pairing.checkpoints import pair_tensors
 from wanalyze.pairing.draft import Draft, drafted
@@ -39,8 +40,9 @@ def pair_adapter(
         if isinstance(found, str):
             lost.append(Skipped(update.module, found))
             continue
+        found = _as_replica(found, update)
         assert target is not None
-        if not touched.add(target.name, update.index):
+        if not touched.add(target.name, update):
             raise PairingError(
                 f"{adapter.name}: two of its modules, {update.module!r} the second, mean {target.name!r}; "
                 "only one can be served"
@@ -51,8 +53,7 @@ def pair_adapter(
     draft.skipped += lost
     _leave_alone(touched, draft)
     for shift in adapter.shifts:
-        draft.skip(shift.target, "a vector that the adapter computes, not compared yet")
-        draft.seen.add(draft.lookup.find(shift.target) or shift.target)
+        _file_shift(shift, draft)
     pair_tensors(draft, rest)
     for entry in draft.unseen():
         draft.whole(entry, None)
@@ -64,14 +65,38 @@ class _Touched:
     """Which tensors of the base have an update, and of stacks which experts."""
 
     parts: dict[str, set[int | None]] = field(default_factory=dict)
+    replicas: set[tuple[str, int | None, int]] = field(default_factory=set)
 
-    def add(self, name: str, index: int | None) -> bool:
+    def add(self, name: str, update: Update) -> bool:
         """False where that is taken already."""
-        taken = self.parts.setdefault(name, set())
-        if index in taken or (taken and (index is None or None in taken)):
-            return False
+        index, taken = update.index, self.parts.setdefault(name, set())
+        if update.replica is not None:  # runs of one layer, each with an update of its own
+            key = (name, index, update.replica)
+            is_new = key not in self.replicas
+            self.replicas.add(key)
+        else:
+            is_new = not (index in taken or (taken and (index is None or None in taken)))
         taken.add(index)
-        return True
+        return is_new
+
+
+def _file_shift(shift: Shift, draft: Draft) -> None:
+    """File the change of a vector; a bias that the base does not have cannot be moved."""
+    found = draft.lookup.find(shift.target)
+    if found is None or found in draft.seen:
+        draft.skip(shift.target, "missing in base" if found is None else "the adapter changes it twice")
+        return
+    draft.seen.add(found)
+    draft.file(Pair(draft.base.entries[found], shift))
+
+
+def _as_replica(pair: Pair, update: Update) -> Pair:
+    """A pair under a name of its own, where one layer of the base is run several times."""
+    layer = places([pair.name])[pair.name].layer
+    if update.replica is None or update.replica == layer:
+        return replace(pair, note=update.note)
+    name = f"{pair.name}[{update.replica}]"
+    return replace(pair, base=TensorEntry(name, pair.base.content), note=update.note)
 
 
 def _pair(target: TensorEntry, update: Update, adapter: Adapter, draft: Draft) -> Pair | str:

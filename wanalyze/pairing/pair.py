@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from wanalyze.adapters import Update
+from wanalyze.adapters import Shift, Update
 from wanalyze.checkpoints import TensorEntry
 from wanalyze.naming import module_name
 
-Tuned: TypeAlias = TensorEntry | Update
+Tuned: TypeAlias = TensorEntry | Update | Shift
 
 
 @dataclass(frozen=True)
