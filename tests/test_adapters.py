@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 import wanalyze
 from tests.conftest import FIXTURES, lora_factors, normal, save_adapter, save_checkpoint, tiny_base
+from wanalyze.adapters.patterns import first_match
 from wanalyze.errors import AdapterError
 from wanalyze.result import Module, Status
 
@@ -122,14 +124,14 @@ CONTRADICTIONS = {
     "A and B swapped": ({A: GOOD[B], B: GOOD[A]}, {}, "gives it rank 2"),
     "nothing": ({"x": normal(2)}, {}, "changes nothing"),
     "empty factors": ({A: torch.zeros(0), B: torch.zeros(0)}, {}, "ZeRO-3"),
-    "a convolution": ({A: normal(2, 16, 3, 3), B: normal(12, 2, 1, 1)}, {}, "no linear layer"),
+    "a kernel and a matrix": ({A: normal(2, 16, 3, 3), B: normal(12, 2)}, {}, "gives it rank 2"),
     "an unknown part": (GOOD | {"base_model.model.x.lora_C": normal(2)}, {}, "no part of LoRA"),
-    "DoRA": (GOOD, {"use_dora": True}, "DoRA"),
-    "DoRA by its tensor": (GOOD | {f"base_model.model.{MODULE}.lora_magnitude_vector": normal(12)}, {}, "DoRA"),
+    "DoRA": (GOOD, {"use_dora": True}, "no lora_magnitude_vector"),
+    "DoRA by its tensor": (GOOD | {f"base_model.model.{MODULE}.lora_magnitude_vector": normal(12)}, {}, "use_dora"),
     "an embedding": (GOOD | {"base_model.model.e.lora_embedding_A": normal(2, 30)}, {}, "embedding"),
-    "PiSSA": (GOOD, {"init_lora_weights": "pissa"}, "changes the base"),
-    "LoftQ": (GOOD, {"loftq_config": {"bits": 4}}, "LoftQ"),
-    "replicated layers": (GOOD, {"layer_replication": [[0, 1]]}, "replication"),
+    "fast PiSSA": (GOOD, {"init_lora_weights": "pissa_niter_16"}, "changes the base"),
+    "LoftQ": (GOOD, {"init_lora_weights": "loftq", "loftq_config": {"bits": 4}}, "changes the base"),
+    "replicated layers": (GOOD, {"layer_replication": [[0, 0]]}, "layer_replication"),
     "another kind": (GOOD, {"peft_type": "NEXT"}, "peft_type NEXT is not supported yet"),
     "no update at all": (GOOD, {"peft_type": "PROMPT_TUNING"}, "no update of a weight"),
     "no kind": (GOOD, {"peft_type": None}, "no peft_type"),
@@ -146,6 +148,20 @@ def test_a_contradiction_is_refused_by_name(
 ) -> None:
     with pytest.raises(AdapterError, match=rule.replace("(", r"\(")):
         wanalyze.open_adapter(save_adapter(tmp_path / "adapter", tensors, **config))
+
+
+def test_a_pattern_for_every_module_takes_no_time() -> None:
+    """As initialisations by data write them; compiled anew each time, this would take minutes."""
+    names = [f"model.layers.{layer}.{kind}_proj" for layer in range(300) for kind in "qkvo"]
+    table = {name: rank for rank, name in enumerate(names, 1)}
+    start = time.monotonic()
+    assert [first_match(table, name, 0, field="rank_pattern") for name in names] == list(table.values())
+    assert time.monotonic() - start < 10
+
+
+def test_a_dot_of_a_pattern_is_any_character() -> None:
+    assert first_match({"q.proj": 1, "q_proj": 2}, "model.q_proj", 0, field="rank_pattern") == 1
+    assert first_match({"^q_proj": 1, "odel.q_proj": 2}, "model.q_proj", 0, field="rank_pattern") == 0
 
 
 def test_peft_defaults_written_as_null_are_accepted(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_the_links_of_a_hub_cache_are_followed(tmp_path: Path) -> None:
     [
         ([], "no weights"),
         (["README.md"], "no weights"),
-        (["pytorch_model.bin"], "torch pickle"),
+        (["pytorch_model.bin"], "not a file that torch.save wrote"),
         (["model.gguf"], "GGUF"),
         (["a.safetensors", "b.safetensors"], "pass one of them"),
         (["adapter_config.json", "model.safetensors"], "an adapter and a checkpoint"),

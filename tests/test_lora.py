@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 import wanalyze
 from tests.conftest import lora_factors, normal, save_adapter, save_checkpoint
-from tests.peft_oracle import Made, assert_as_merged, make, ours
+from tests.peft_oracle import assert_as_merged, make, ours
 from wanalyze.adapters import Adapter, Update, parse_adapter
 from wanalyze.checkpoints import AdapterFiles, open_source
 from wanalyze.errors import AdapterError
 from wanalyze.operators import LowRank
+from wanalyze.result import Status
 
 PREFIX = "base_model.model."
 LINEAR = ["up", "down", "middle"]
@@ -119,7 +120,11 @@ STARTS = {
     "kasa": ({"kasa_config": KasaConfig()}, "KaSA", 8),
     "pissa dora": ({"init_lora_weights": "pissa", "use_dora": True}, "DoRA", None),
     "olora rslora": ({"init_lora_weights": "olora", "use_rslora": True}, "OLoRA", 8),
-    "pissa patterns": ({"init_lora_weights": "pissa", "rank_pattern": {"up": 3}, "alpha_pattern": {"down": 1}}, "PiSSA", 8),
+    "pissa patterns": (
+        {"init_lora_weights": "pissa", "rank_pattern": {"up": 3}, "alpha_pattern": {"down": 1}},
+        "PiSSA",
+        8,
+    ),
 }
 
 
@@ -202,7 +207,9 @@ def test_qalora_pools_its_inputs_as_peft_does(tmp_path: Path) -> None:
 
 
 def test_alora_is_analysed_and_called_conditional(tmp_path: Path) -> None:
-    adapter = written(tmp_path, {k[len(PREFIX) :]: t for k, t in lora_factors("m", 6, 5).items()}, alora_invocation_tokens=[1])
+    adapter = written(
+        tmp_path, {k[len(PREFIX) :]: t for k, t in lora_factors("m", 6, 5).items()}, alora_invocation_tokens=[1]
+    )
     assert adapter.method == "aLoRA r=2"
     assert any("conditional" in note for note in adapter.notes)
 
@@ -308,7 +315,9 @@ def test_many_tokens_are_as_right_as_few(tmp_path: Path) -> None:
 
 
 def test_biases_are_shifted_by_lora_bias_and_replaced_by_bias(tmp_path: Path) -> None:
-    made = make(tmp_path / "shift", LoraConfig(target_modules=["up", "wide", "plane"], r=4, lora_alpha=6, lora_bias=True))
+    made = make(
+        tmp_path / "shift", LoraConfig(target_modules=["up", "wide", "plane"], r=4, lora_alpha=6, lora_bias=True)
+    )
     adapter = made.adapter()
     assert {shift.target for shift in adapter.shifts} == {"up.bias", "wide.bias", "plane.bias"}
     for shift in adapter.shifts:
@@ -350,6 +359,41 @@ def test_the_copy_of_an_embedding_that_peft_saves_counts_only_by_its_difference(
     assert torch.allclose(delta(update, base + 1), product - 1, atol=1e-6)
     with pytest.raises(AdapterError, match="is this its base"):
         delta(update, normal(14, 4))
+
+
+@pytest.mark.parametrize("stores_head", [False, True])
+def test_a_tied_update_counts_once_unless_the_base_stores_the_head(tmp_path: Path, stores_head: bool) -> None:
+    a, b = normal(2, 10), normal(4, 2, seed=1)
+    tensors = {"t.lora_embedding_A": a, "t.lora_embedding_B": b}
+    head = {"lm_head.lora_A.weight": b.mT.clone(), "lm_head.lora_B.weight": a.mT.clone()}
+    written(tmp_path, tensors | head, ensure_weight_tying=True)
+    names = ["t", "lm_head"] if stores_head else ["t"]
+    save_checkpoint(tmp_path / "base", {f"{name}.weight": normal(10, 4, seed=len(name)) for name in names})
+    adapter = parsed(tmp_path / "adapter", tmp_path / "base")
+    assert {update.module for update in adapter.updates} == set(names)
+    assert any("tied" in note for note in adapter.notes) != stores_head
+
+
+@pytest.mark.parametrize(
+    ("config", "adapts", "dtype"),
+    [
+        (LoraConfig(target_modules=["tokens", "up", "wide", "plane"], r=4, use_dora=True), 4, torch.float64),
+        (LoraConfig(target_modules=["up", "space"], r=4, lora_bias=True), 2, torch.float64),
+        (LoraConfig(target_modules=["up", "middle"], r=4, init_lora_weights="olora"), 2, torch.float32),
+        (TrainableTokensConfig(target_modules=["tokens"], token_indices=[3, 9]), 1, torch.float64),
+    ],
+    ids=["dora", "lora_bias", "olora", "tokens"],
+)
+def test_a_comparison_measures_what_peft_merges(
+    tmp_path: Path, config: LoraConfig, adapts: int, dtype: torch.dtype
+) -> None:
+    made = make(tmp_path, config, dtype=dtype)
+    result = wanalyze.compare(made.base, made.folder, cache=False)
+    found = {m.name: m.metrics["delta_norm"] for m in result.modules if m.status is Status.measured}
+    moved = {v.name: v.metrics["delta_norm"] for v in result.vectors if v.status is Status.measured}
+    expected = {name: delta.norm().item() for name, delta in made.deltas.items()}
+    assert len(found) == adapts
+    assert {f"{name}.weight": norm for name, norm in found.items()} | moved == pytest.approx(expected, rel=2e-5)
 
 
 def test_dora_over_a_longer_embedding_takes_its_norms_over_all_of_it(tmp_path: Path) -> None:
@@ -403,8 +447,6 @@ def test_the_facts_say_where_an_adapter_comes_from(tmp_path: Path) -> None:
     assert any("LoftQ" in note for note in written(tmp_path / "left", tensors, loftq_config={"loftq_bits": 4}).notes)
 
 
-
-
 A, B, M = "m.lora_A.weight", "m.lora_B.weight", "m.lora_magnitude_vector"
 GOOD = {A: normal(2, 5), B: normal(6, 2)}
 E_A, E_B = "t.lora_embedding_A", "t.lora_embedding_B"
@@ -438,6 +480,11 @@ CONTRADICTIONS = {
         GOOD | {"m.lora_embedding_A": normal(2, 9), "m.lora_embedding_B": normal(4, 2)},
         {},
         "gives it rank 2",
+    ),
+    "blocks of more than anything holds": (
+        {A: normal(2**15, 1), B: normal(2**15, 1, 1)[:, :, 0]},
+        {"r": 2**15, "use_bdlora": {"nblocks": 2**15, "target_modules_bd_b": ["m"]}},
+        "block-diagonal factor",
     ),
     "a shard": ({A: normal(10), B: normal(12)}, {}, "did not gather"),
     "an empty saved module": (GOOD | {"score.weight": torch.zeros(0)}, {}, "ZeRO-3"),

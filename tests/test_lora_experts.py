@@ -82,8 +82,10 @@ def test_every_expert_is_what_peft_merges(tmp_path: Path, targets: list[str], in
         assert (found[name] - delta).norm() < 1e-6 * delta.norm(), name
 
 
-def of_layout(shapes: dict[str, tuple[int, ...]], sides: tuple[int, int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Tensors of an adapter whose A is for side sides[0] of the stacks, and what peft adds to them (einsum of merge)."""
+def of_layout(
+    shapes: dict[str, tuple[int, ...]], sides: tuple[int, int]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors of an adapter whose A is for side sides[0] of the stacks, and what peft merges into them."""
     tensors, deltas = {}, {}
     for seed, (name, module) in enumerate(((UP, "m.experts.base_layer"), (DOWN, "m.experts"))):
         if name not in shapes:
@@ -93,7 +95,9 @@ def of_layout(shapes: dict[str, tuple[int, ...]], sides: tuple[int, int]) -> tup
         b = normal(shapes[name][sides[1]], RANK * E, seed=seed + 5)
         tensors |= {f"{PREFIX}{module}.lora_A.weight": a, f"{PREFIX}{module}.lora_B.weight": b}
         parts = b.double().reshape(-1, RANK, E), a.double().reshape(E, RANK, -1)
-        deltas[name] = 1.5 * torch.einsum("o r e, e r i -> e i o" if sides == (1, 2) else "o r e, e r i -> e o i", *parts)
+        deltas[name] = 1.5 * torch.einsum(
+            "o r e, e r i -> e i o" if sides == (1, 2) else "o r e, e r i -> e o i", *parts
+        )
     return tensors, deltas
 
 
@@ -133,12 +137,23 @@ def test_the_layouts_of_all_versions_are_understood(
     assert torch.allclose(found[DOWN], of_one[DOWN], atol=1e-6)
 
 
+def test_what_peft_saw_counts_where_the_disk_has_it_the_other_way_round(tmp_path: Path) -> None:
+    """The down_proj of gpt-oss is square, and in 4-bit blocks on disk it is (experts, out, in)."""
+    shapes = {UP: (E, 2 * HIDDEN, HIDDEN), DOWN: (E, HIDDEN, HIDDEN)}
+    tensors, deltas = of_layout({DOWN: shapes[DOWN]}, (1, 2))  # of the stack in memory, (experts, in, out)
+    save_adapter(tmp_path / "a", tensors, target_parameters=[DOWN], lora_alpha=3, peft_version="0.18.0")
+    save_checkpoint(tmp_path / "base", {name: normal(*shape) for name, shape in shapes.items()})
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "gpt_oss"}')
+    found = by_target(parsed(tmp_path / "a", tmp_path / "base"), turned=True)
+    assert torch.allclose(found[DOWN], deltas[DOWN], atol=1e-6)
+
+
 def test_what_neither_shapes_nor_version_tell_waits_for_the_base(tmp_path: Path) -> None:
     tensors, _ = of_layout({DOWN: OUT_FIRST[DOWN]}, (1, 2))
     save_adapter(tmp_path, tensors, target_parameters=["experts.down_proj"])
     update = parsed(tmp_path).updates[1]
     assert (update.shape, update.needs_base, update.index, update.target) == (None, True, 1, DOWN)
-    with pytest.raises(AdapterError, match="config.json"):
+    with pytest.raises(AdapterError, match=r"config\.json"):
         update.read(normal(HIDDEN, INNER))
 
 
@@ -243,4 +258,6 @@ def test_replications_that_make_no_sense_are_refused(
 
 def test_a_saved_norm_of_a_layer_that_runs_once_has_its_name(tmp_path: Path) -> None:
     norm = {"model.layers.3.norm.weight": normal(4)}
-    assert replicated(tmp_path, [[0, 2], [0, 1], [5, 6]], 0, 2, **norm).replaced.keys() == {"model.layers.5.norm.weight"}
+    assert replicated(tmp_path, [[0, 2], [0, 1], [5, 6]], 0, 2, **norm).replaced.keys() == {
+        "model.layers.5.norm.weight"
+    }

@@ -10,6 +10,7 @@ from wanalyze.adapters.boft import parse_boft
 from wanalyze.adapters.circulant import parse_c3a
 from wanalyze.adapters.deft import parse_deft
 from wanalyze.adapters.delora import parse_delora
+from wanalyze.adapters.foreign import parse_foreign, tool_of
 from wanalyze.adapters.frod import parse_frod
 from wanalyze.adapters.glora import parse_glora
 from wanalyze.adapters.gralora import parse_gralora
@@ -97,14 +98,16 @@ _WITHOUT_UPDATE = MappingProxyType(
 
 
 def parse_adapter(files: AdapterFiles, base: Checkpoint | None = None) -> Adapter:
-    """Understand an adapter by the row of its peft_type; AdapterError for every other kind, by name.
+    """Understand an adapter by its tool, or peft's by the row of its peft_type; AdapterError for others, by name.
 
     Some kinds need the names or shapes of the base's weights: without a `base` they say so.
     """
+    if (tool := tool_of(files)) is not None:
+        return parse_foreign(files, base, tool)
     kind = files.config.get("peft_type")
     if not isinstance(kind, str):
         raise AdapterError(
-            f"{files.name}: adapter_config.json has no peft_type; only adapters saved by peft are supported yet"
+            f"{files.name}: adapter_config.json has no peft_type, and its tensors are named as no known tool names them"
         )
     if kind in _WITHOUT_UPDATE:
         raise AdapterError(f"{files.name}: peft_type {kind} {_WITHOUT_UPDATE[kind]}")

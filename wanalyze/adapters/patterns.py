@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 from wanalyze.errors import AdapterError
@@ -13,6 +14,8 @@ _QUANTIFIER = re.compile(r"(?<!\\)[*+?{]")
 # What can take exponential time or reach beyond the name: a repeated group, `(?…)`, a back-reference.
 _DANGEROUS = re.compile(r"\)[*+?{]|\(\?|\\[1-9]")
 _MOST_QUANTIFIERS = 2  # with none of the above, a match takes at most length² steps
+_MOST_PATTERNS = 2**16
+_BARE = re.compile(r"[\w.-]+")  # matches what is as long as it
 
 Value = TypeVar("Value")
 
@@ -25,8 +28,16 @@ def first_match(pattern: Mapping[str, Value], module: str, default: Value, *, fi
     """
     if pattern and len(module) > _LONGEST:
         raise AdapterError(f"adapter_config.json: {field} is held against a name of {len(module)} characters; refused")
+    if len(pattern) > _MOST_PATTERNS:
+        raise AdapterError(
+            f"adapter_config.json: {field} has {len(pattern)} patterns, more than {_MOST_PATTERNS}; refused"
+        )
     starts = [0, *(dot.end() for dot in re.finditer(r"\.", module))]
+    lengths = {len(module) - start for start in starts}
     for key, value in pattern.items():
+        # Initialisations by data write a key for every module: most are told apart by their length alone.
+        if len(key) not in lengths and _is_bare(key):
+            continue
         compiled = _compiled(key, field)
         if any(compiled.fullmatch(module, start) for start in starts):
             return value
@@ -44,6 +55,12 @@ def matches(pattern: str, module: str, *, field: str) -> bool:
     return _compiled(pattern, field).fullmatch(module) is not None
 
 
+@lru_cache(maxsize=_MOST_PATTERNS)
+def _is_bare(key: str) -> bool:
+    return _BARE.fullmatch(key) is not None
+
+
+@lru_cache(maxsize=_MOST_PATTERNS)
 def _compiled(key: str, field: str) -> re.Pattern[str]:
     if len(key) > _LONGEST or _DANGEROUS.search(key) or len(_QUANTIFIER.findall(key)) > _MOST_QUANTIFIERS:
         raise AdapterError(

@@ -53,7 +53,7 @@ def _torch(file: WeightFile) -> Listing:
 
 def _gguf(files: Sequence[WeightFile]) -> Listing:
     model = read_model(files)
-    return Listing(model.entries, model.notes, model.config)
+    return Listing(model.entries, model.notes, model.config, model.metadata)
 
 
 SAFETENSORS = Format("safetensors", (".safetensors",), ".safetensors.index.json", _safetensors)

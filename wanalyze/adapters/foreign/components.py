@@ -109,11 +109,13 @@ class BaseNames:
         if module in self._modules:
             return module
         component, name = local(module)
-        found = sorted({
-            target
-            for theirs, target in self._known.get(name, ())
-            if None in (component, theirs) or component == theirs
-        })
+        found = sorted(
+            {
+                target
+                for theirs, target in self._known.get(name, ())
+                if None in (component, theirs) or component == theirs
+            }
+        )
         if len(found) > 1:
             raise AdapterError(
                 f"{where}: module {module[:80]!r} may mean {found[0][:80]!r} or {found[1][:80]!r} of the base; "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wanalyze.errors import AdapterError
+
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 
 
 class Fields(BaseModel):

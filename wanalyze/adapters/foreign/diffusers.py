@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from wanalyze.adapters.foreign.components import local
-from wanalyze.adapters.foreign.configs import Fields, fields_of
+from wanalyze.adapters.foreign.configs import Fields, Number, fields_of
 from wanalyze.adapters.patterns import first_match
-from wanalyze.adapters.peft import Finite, Positive
+from wanalyze.adapters.peft import Positive
 from wanalyze.checkpoints import AdapterFiles
 from wanalyze.checkpoints.strict_json import parse_object
 from wanalyze.errors import AdapterError
@@ -22,10 +22,10 @@ _HARMLESS_STARTS = {"true", "false", "gaussian", "eva", "orthogonal", "mica"}
 
 class _Config(Fields):
     r: Positive
-    lora_alpha: Finite
+    lora_alpha: Number
     use_rslora: bool = False
     rank_pattern: dict[str, Positive] = Field(default_factory=dict)
-    alpha_pattern: dict[str, Finite] = Field(default_factory=dict)
+    alpha_pattern: dict[str, Number] = Field(default_factory=dict)
     init_lora_weights: bool | str = True
 
 

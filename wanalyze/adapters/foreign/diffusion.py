@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -36,7 +37,9 @@ _RULES = {
     "others": "alpha / r, alpha as a tensor of each module; 1 where it has none",
     "LoKr": "LoKr: 1 where both factors are whole",
     "OFT": "OFT: alpha is a bound, no scale",
+    "BOFT": "BOFT: alpha is a bound, no scale",
 }
+_WITHOUT_SCALE = {"OFT", "BOFT", "IA3", "full"}
 _ABOUT = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture")
 
 
@@ -70,8 +73,29 @@ def parse_diffusion(files: AdapterFiles, base: Checkpoint | None, tool: str) -> 
 def _add(changes: Changes, module: Module) -> None:
     """What one module changes: its weight, its bias, or a norm."""
     parts = dict(module.parts)
+    _add_vectors(changes, module, parts)
+    magnitudes = {part: parts.pop(part) for part in _MAGNITUDES if part in parts}
+    bias = parts.pop("bias", None)
+    if not parts:
+        if magnitudes or bias:
+            module.refuse(f"has {', '.join(module.parts)} and no update; save the adapter again")
+        return
+    algorithm = _algorithm(module, parts)
+    update, rank = algorithm.update(replace(module, parts=parts))
+    if bias is not None:
+        changes.shifts.append(_shift(module, bias, "bias", scale=1.0 if update.scale is None else update.scale))
+    if len(magnitudes) > 1:
+        module.refuse(f"has {' and '.join(magnitudes)}; only one magnitude can be meant")
+    for part, entry in magnitudes.items():
+        update = _decomposed(module, update, part, entry)
+    changes.updates.append(update)
+    changes.algorithms.append((_named(algorithm.name, parts, magnitudes), rank))
+
+
+def _add_vectors(changes: Changes, module: Module, parts: dict[str, TensorEntry]) -> None:
+    """What is added to a vector, or saved whole; taken out of `parts`."""
     if "reshape_weight" in parts:
-        module.refuse("gives the weight another shape (reshape_weight), which has no update of the base's")
+        module.refuse("gives the weight another shape (reshape_weight), which is no update of the base's")
     if (whole := parts.pop("set_weight", None)) is not None:
         changes.replaced[f"{module.name}.weight"] = whole
     for part, target in _ADDED.items():
@@ -79,23 +103,6 @@ def _add(changes: Changes, module: Module) -> None:
             changes.shifts.append(_shift(module, entry, target))
     if "diff" in parts and len(parts["diff"].shape) == 1:
         changes.shifts.append(_shift(module, parts.pop("diff"), "weight"))
-    bias = parts.pop("bias", None)
-    magnitude = next((part for part in _MAGNITUDES if part in parts), None)
-    kept = {part: parts.pop(part) for part in _MAGNITUDES if part in parts}
-    if not parts:
-        if kept or bias:
-            module.refuse(f"has {', '.join([*kept, *(['bias'] if bias else [])])} and no update; save the adapter again")
-        return
-    algorithm = _algorithm(module, parts)
-    update, rank = algorithm.update(Module(module.where, module.name, parts, module.alpha, module.weight))
-    if bias is not None:
-        changes.shifts.append(_shift(module, bias, "bias", scale=update.scale or 1.0))
-    if magnitude is not None:
-        if len(kept) > 1:
-            module.refuse(f"has {' and '.join(kept)}; only one magnitude can be meant")
-        update = _decomposed(module, update, magnitude, kept[magnitude])
-    changes.updates.append(update)
-    changes.algorithms.append((_named(algorithm.name, magnitude), rank))
 
 
 def _algorithm(module: Module, parts: Mapping[str, TensorEntry]) -> Algorithm:
@@ -108,8 +115,11 @@ def _algorithm(module: Module, parts: Mapping[str, TensorEntry]) -> Algorithm:
     return found[0]
 
 
-def _named(algorithm: str, magnitude: str | None) -> str:
-    return algorithm if magnitude is None else "DoRA" if algorithm == "LoRA" else f"DoRA of {algorithm}"
+def _named(algorithm: str, parts: Mapping[str, TensorEntry], magnitudes: Mapping[str, TensorEntry]) -> str:
+    """What users call it."""
+    if "oft_blocks" in parts and len(parts["oft_blocks"].shape) == 4:
+        return "BOFT"
+    return algorithm if not magnitudes else "DoRA" if algorithm == "LoRA" else f"DoRA of {algorithm}"
 
 
 def _shift(module: Module, entry: TensorEntry, target: str, *, scale: float = 1.0) -> Shift:
@@ -142,16 +152,18 @@ def _decomposed(module: Module, update: Update, part: str, entry: TensorEntry) -
 
 
 def _axis(module: Module, update: Update, entry: TensorEntry) -> Literal["outputs", "inputs"]:
-    assert update.shape is not None, "of what can be decomposed"
+    if update.shape is None or update.needs_base:
+        module.refuse(f"has {entry.name.rpartition('.')[2][:40]} beside an update that no tool decomposes")
     shape, (out, rest) = entry.shape, update.shape
-    if not shape or any(side != 1 for side in shape[2:]):
-        module.refuse(f"has a magnitude of shape {shape}; (outputs, 1, …) or (1, inputs, …) is expected")
-    if shape[0] == out and (len(shape) == 1 or shape[1] == 1):
+    if shape[:1] == (out,) and all(side == 1 for side in shape[1:]):
         return "outputs"
     inputs = module.weight[1] if module.weight and len(module.weight) > 1 else None
-    fits = rest % shape[-1 if len(shape) == 1 else 1] == 0 if inputs is None else len(shape) > 1 and shape[1] == inputs
-    if len(shape) < 2 or shape[0] != 1 or not fits:
-        module.refuse(f"has a magnitude of shape {shape} for {out} outputs and {inputs or rest} inputs")
+    is_row = len(shape) > 1 and all(side == 1 for side in (shape[0], *shape[2:]))
+    if not is_row or (rest % shape[1] if inputs is None else shape[1] != inputs):
+        module.refuse(
+            f"has a magnitude of shape {shape}, where (outputs, 1, …) or (1, inputs, …) of {out} outputs and "
+            f"{inputs or rest} inputs is expected"
+        )
     return "inputs"
 
 
@@ -160,20 +172,19 @@ def _check_scale_known(files: AdapterFiles, found: Modules, alphas: Mapping[str,
     if tool != "diffusers" or alphas or files.weights.files[0].name.endswith(_WEIGHTS_OF_DIFFUSERS):
         return
     for module, parts in found.items():
-        if "down" in parts and parts["down"].name.endswith((".lora_A.weight", ".lora_A.default.weight")):
-            if local(module).component is None or _LANGUAGE_MODEL.match(module):
-                raise AdapterError(
-                    f"{files.name}: tensor {parts['down'].name[:80]!r} is named as peft does it, and nothing says its "
-                    "scale; call the file adapter_model.safetensors and put adapter_config.json beside it"
-                )
+        is_peft = "down" in parts and parts["down"].name.endswith((".lora_A.weight", ".lora_A.default.weight"))
+        if is_peft and (local(module).component is None or _LANGUAGE_MODEL.match(module)):
+            raise AdapterError(
+                f"{files.name}: tensor {parts['down'].name[:80]!r} is named as peft does it, and nothing says its "
+                "scale; call the file adapter_model.safetensors and put adapter_config.json beside it"
+            )
 
 
 def _rule(changes: Changes, tool: str) -> str:
     names = {name.removeprefix("DoRA of ") for name, _ in changes.algorithms}
-    if not names or names <= {"IA3", "full"}:
-        return "1: the tensors are the update itself"
-    rules = [_RULES["diffusers" if tool == "diffusers" else "others"]] if names - {"OFT", "IA3", "full"} else []
-    return "; ".join([*rules, *(_RULES[name] for name in ("LoKr", "OFT") if name in names)])
+    rules = [_RULES["diffusers" if tool == "diffusers" else "others"]] if names - _WITHOUT_SCALE else []
+    rules += [_RULES[name] for name in ("LoKr", "OFT", "BOFT") if name in names]
+    return "; ".join(rules) or "none: the tensors are the update as it is"
 
 
 def _metadata(files: AdapterFiles, key: str) -> str:
@@ -188,4 +199,3 @@ def _tool(files: AdapterFiles, tool: str) -> str:
     if "ai-toolkit" in _metadata(files, "software"):
         return "ai-toolkit"
     return "kohya" if network else tool
-

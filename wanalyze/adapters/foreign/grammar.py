@@ -53,7 +53,9 @@ def sorted_modules(files: AdapterFiles) -> tuple[Modules, tuple[str, ...]]:
         module, part = _split(name, switches, files.name)
         parts = found.setdefault(module, {})
         if part in parts:
-            raise AdapterError(f"{files.name}: {parts[part].name[:80]!r} and {name[:80]!r} are the same part of a module")
+            raise AdapterError(
+                f"{files.name}: {parts[part].name[:80]!r} and {name[:80]!r} are the same part of a module"
+            )
         if 0 in entry.shape:
             raise AdapterError(f"{files.name}: tensor {name[:80]!r} is empty; save the adapter again")
         parts[part] = entry

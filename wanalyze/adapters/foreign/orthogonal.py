@@ -37,7 +37,9 @@ def oft(module: Module) -> tuple[Update, None]:
     bound = (module.alpha or 0.0) * out
     if bound < 0:
         module.refuse(f"has alpha {module.alpha}, but no norm is below 0")
-    return Update(module.name, module.parts, partial(_turned, bound=bound, module=module.name), None, needs_base=True), None
+    return Update(
+        module.name, module.parts, partial(_turned, bound=bound, module=module.name), None, needs_base=True
+    ), None
 
 
 def _turned(parts: Parts, base: Tensor | None, *, bound: float, module: str) -> Operator:
@@ -65,7 +67,7 @@ def _by_butterflies(weight: Tensor, skew: Tensor, module: str) -> Tensor:
     found, half = weight, skew.shape[-1] // 2
     for level, factor in enumerate(cayley(-skew)):
         step = 2**level * half
-        paired = found.unflatten(0, (-1, 2, step)).transpose(1, 2)
+        paired = found.reshape(-1, 2, step, weight.shape[1]).transpose(1, 2)
         turned = factor @ paired.reshape(len(factor), -1, weight.shape[1])
         found = turned.reshape(-1, step, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
     return found
@@ -74,7 +76,5 @@ def _by_butterflies(weight: Tensor, skew: Tensor, module: str) -> Tensor:
 def _blocks(weight: Tensor, skew: Tensor, module: str) -> Tensor:
     count, side, _ = skew.shape
     if len(weight) != count * side:
-        raise AdapterError(
-            f"{module[:80]!r}: {count} blocks of {side} for {len(weight)} outputs; is this its base?"
-        )
+        raise AdapterError(f"{module[:80]!r}: {count} blocks of {side} for {len(weight)} outputs; is this its base?")
     return weight.reshape(count, side, -1)

@@ -25,7 +25,7 @@ def numbers(entries: Mapping[str, TensorEntry], *, where: str) -> dict[str, floa
 
 
 def scale_of(alpha: float | None, rank: int, *, module: str, where: str) -> float:
-    """alpha / rank; 1 where there is no alpha, as every reader of these files has it."""
+    """The scale alpha / rank; 1 where there is no alpha, as every reader of these files has it."""
     if alpha == 0:
         raise AdapterError(
             f"{where}: module {module[:80]!r} has alpha 0, which some programs read as no update and kohya's as scale "

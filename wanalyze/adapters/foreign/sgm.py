@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-_BLOCK = re.compile(r"(?P<side>down|up)_blocks\.(?P<block>[0-9])\.(?P<kind>resnets|attentions)\.(?P<at>[0-9])\.(?P<rest>.+)")
+_BLOCK = re.compile(
+    r"(?P<side>down|up)_blocks\.(?P<block>[0-9])\.(?P<kind>resnets|attentions)\.(?P<at>[0-9])\.(?P<rest>.+)"
+)
 _RESIZE = re.compile(r"(?P<side>down|up)_blocks\.(?P<block>[0-9])\.(?:down|up)samplers\.0\.conv")
 _MIDDLE = re.compile(r"mid_block\.(?P<kind>resnets|attentions)\.(?P<at>[0-9])\.(?P<rest>.+)")
 _IN_RESNET = {

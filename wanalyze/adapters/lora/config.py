@@ -30,7 +30,7 @@ _VARIANTS = {
 _KNOWN_OPTIONS = {
     *("use_rslora", "use_dora", "use_qalora", "use_bdlora", "megatron_config", "loftq_config", "runtime_config"),
     *("eva_config", "corda_config", "arrow_config", "lora_ga_config", "velora_config", "monteclora_config"),
-    *("kasa_config", "use_cache"),
+    "kasa_config",
 }
 
 
@@ -69,10 +69,11 @@ class LoraConfig(PeftConfig):
     use_bdlora: BlockDiagonal | None = None
     kasa_config: dict[str, object] | None = None
     alora_invocation_tokens: list[Index] = Field(default_factory=list)
-    enable_lora: list[bool] = Field(default_factory=list, max_length=64)
+    enable_lora: list[bool] = Field(default_factory=list, max_length=8)
     layer_replication: list[tuple[Index, Index]] = Field(default_factory=list, max_length=4096)
     target_parameters: list[str] = Field(default_factory=list, max_length=4096)
     trainable_token_indices: TokenIndices = Field(default_factory=list)
+    ensure_weight_tying: bool = False
 
     def rank(self, module: str) -> int:
         return first_match(self.rank_pattern, module, self.r, field="rank_pattern")

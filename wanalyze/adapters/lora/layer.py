@@ -15,11 +15,13 @@ from wanalyze.adapters.lora.config import LoraConfig
 from wanalyze.adapters.peft import need
 from wanalyze.checkpoints import TensorEntry
 from wanalyze.errors import AdapterError
+from wanalyze.operators import widened
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Factors: TypeAlias = "Callable[[Parts], tuple[Tensor, Tensor]]"
+_MOST = 2**28  # numbers of a factor that is stored as blocks: far above any layer's, and few enough to be held
 _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
 
@@ -53,7 +55,7 @@ def layer_of(where: str, module: str, parts: Mapping[str, TensorEntry], rank: in
         return _linear(module, a, b, rank, config, misfit)
     if len(a) == 2 and len(b) == 3:
         return _merged(a, b, rank, config.enable_lora, misfit)
-    return _convolution(a, b, rank, misfit)
+    return _convolution(module, a, b, rank, misfit)
 
 
 def _misfit(where: str, module: str, parts: Mapping[str, TensorEntry], names: tuple[str, ...], rank: int) -> NoReturn:
@@ -88,6 +90,7 @@ def _linear(module: str, a: Shape, b: Shape, rank: int, config: LoraConfig, misf
     in_a, in_b = blocks.get("lora_A", 1), blocks.get("lora_B", 1)
     if a[0] != rank or b[1] * in_b != rank or a[0] % in_a or b[0] % in_b:
         misfit()
+    _bounded(module, max(a[0] * a[1] * in_a if in_a > 1 else 0, b[0] * rank if in_b > 1 else 0))
     if config.kasa_config is not None:
         return Layer("linear", _of_scaled, (b[0], a[1]), rank)
     return Layer("linear", partial(_of_blocks, in_a=in_a, in_b=in_b), (b[0], a[1] * in_a), rank)
@@ -95,7 +98,8 @@ def _linear(module: str, a: Shape, b: Shape, rank: int, config: LoraConfig, misf
 
 def _of_scaled(parts: Parts) -> tuple[Tensor, Tensor]:
     """Of KaSA, whose singular values lie between the factors."""
-    return parts["lora_B"].to(torch.float64) * parts["lora_diag"].to(torch.float64), parts["lora_A"]
+    left, values = (widened(parts[name], torch.float64) for name in ("lora_B", "lora_diag"))
+    return left * values, parts["lora_A"]
 
 
 def _of_blocks(parts: Parts, *, in_a: int, in_b: int) -> tuple[Tensor, Tensor]:
@@ -105,6 +109,12 @@ def _of_blocks(parts: Parts, *, in_a: int, in_b: int) -> tuple[Tensor, Tensor]:
 def _block_diagonal(rows: Tensor, count: int) -> Tensor:
     """The blocks that are stored one below the other, put on a diagonal."""
     return rows if count == 1 else torch.block_diag(*rows.chunk(count))  # type: ignore[no-untyped-call]
+
+
+def _bounded(module: str, count: int) -> None:
+    """A factor is larger than the file by the number of its blocks, which the file says."""
+    if count > _MOST:
+        raise AdapterError(f"{module[:80]!r}: a block-diagonal factor of {count} numbers, more than {_MOST}; refused")
 
 
 def _merged(a: Shape, b: Shape, rank: int, enabled: list[bool], misfit: Refuse) -> Layer:
@@ -124,11 +134,12 @@ def _of_merged(parts: Parts, *, enabled: list[bool]) -> tuple[Tensor, Tensor]:
     return left, parts["lora_A"]
 
 
-def _convolution(a: Shape, b: Shape, rank: int, misfit: Refuse) -> Layer:
+def _convolution(module: str, a: Shape, b: Shape, rank: int, misfit: Refuse) -> Layer:
     is_kernel = 3 <= len(a) == len(b) <= 5 and set(b[2:]) == {1}
     if not is_kernel or a[0] != rank or rank % b[1] or b[0] % (rank // b[1]):
         misfit()
     groups = rank // b[1]
+    _bounded(module, b[0] * rank if groups > 1 else 0)
     return Layer(
         "convolution", partial(_of_convolution, groups=groups), (b[0], math.prod(a[1:])), rank, is_grouped=groups > 1
     )

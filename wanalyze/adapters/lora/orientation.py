@@ -38,13 +38,18 @@ class Wrapped:
 
 @dataclass(frozen=True)
 class Owner:
-    """A module of the base with raw parameters: their names, and the shapes that the base stores them in."""
+    """A module of the base with raw parameters: their names, and the shapes that the base stores them in.
+
+    `in_first` says that it stores (experts, in, out), `loaded_in_first` that the model, as peft sees it, does: of
+    gpt-oss the 4-bit blocks on disk lie the other way round.
+    """
 
     name: str
     wrapped: tuple[Wrapped, ...]  # the innermost first
     parameters: tuple[str, ...]
     stored: Mapping[str, tuple[int, ...]]
     in_first: bool | None
+    loaded_in_first: bool | None
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,12 @@ def owner_of(name: str, wrapped: Sequence[Wrapped], parameters: Sequence[str], b
     ordered = sorted(set(parameters), key=lambda p: (_ORDER.index(p) if p in _ORDER else len(_ORDER), p))
     shapes = {p: stored_shape(base, f"{name}.{p}") for p in {*ordered, _UP, _DOWN}}
     stored = {p: shape for p, shape in shapes.items() if shape is not None and len(shape) in (2, 3)}
-    return Owner(name, tuple(wrapped), tuple(ordered), stored, _in_first(stored, base))
+    by_shape, by_type = _by_shape(stored), _by_type(base)
+    in_first, loaded = (by_type if by_shape is None else by_shape), (by_shape if by_type is None else by_type)
+    return Owner(name, tuple(wrapped), tuple(ordered), stored, in_first, loaded)
 
 
-def _in_first(stored: Mapping[str, tuple[int, ...]], base: Checkpoint | None) -> bool | None:
+def _by_shape(stored: Mapping[str, tuple[int, ...]]) -> bool | None:
     """Whether stacks are (experts, in, out): gate and up lie beside each other along the outputs."""
     up, down = stored.get(_UP, ()), stored.get(_DOWN, ())
     if len(up) == len(down) == 3:
@@ -88,6 +95,10 @@ def _in_first(stored: Mapping[str, tuple[int, ...]], base: Checkpoint | None) ->
             return False
         if up[2] == 2 * down[1] and up[1] == down[2]:
             return True
+    return None
+
+
+def _by_type(base: Checkpoint | None) -> bool | None:
     kind = None if base is None else base.config.get("model_type")
     return kind in _IN_FIRST if isinstance(kind, str) else None
 
@@ -103,7 +114,7 @@ def settle(where: str, owners: Sequence[Owner], version: str | None) -> list[Set
                 f"{', '.join(owner.parameters)[:100]} (target_parameters); is this its base?"
             )
     sides = set.intersection(*({reading.outputs_in_a for reading in each} for each in found.values()))
-    outputs_in_a = sides.pop() if len(sides) == 1 else by_version(version, owners[0].in_first)
+    outputs_in_a = sides.pop() if len(sides) == 1 else by_version(version, owners[0].loaded_in_first)
     return [
         Settled(owner, wrapped, parameter, outputs_in_a)
         for owner in owners

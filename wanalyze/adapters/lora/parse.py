@@ -11,6 +11,7 @@ from wanalyze.adapters.adapter import Adapter, Shift, Update
 from wanalyze.adapters.lora.config import LoraConfig, refuse_unknown, variant_of
 from wanalyze.adapters.lora.initial import name_of, notes_on_base, start_of
 from wanalyze.adapters.lora.module import BIAS, DIAGONAL, IN_PROJ, MAGNITUDE, Context, Made, made_of
+from wanalyze.adapters.lora.names import stored_shape
 from wanalyze.adapters.lora.origin import origin_of, targets_of
 from wanalyze.adapters.lora.replication import at_source, name_at_source, sources_of
 from wanalyze.adapters.lora.stacks import stacks_of
@@ -31,6 +32,7 @@ _NOTES = {
 }
 _TWICE = "peft up to 0.21.2 adds the update of an attention's out_proj twice; here it counts once, as it is defined"
 _UNUSED = "the lora_B.bias of an attention's in_proj is saved by peft and never applied; it is left out"
+_TIED = "the head is tied to the embedding, and the update of both is one: it is counted there"
 _GROUPED = (
     "peft's LoRA on a grouped convolution mixes the channels of all groups, which no change of the base's kernel does: "
     "such a layer can be compared only where lora_A is for the channels of one group"
@@ -47,7 +49,7 @@ def parse_lora(files: AdapterFiles, base: Checkpoint | None) -> Adapter:
     stacks = stacks_of(files.name, tensors.modules, config, base)
     modules = {name: parts for name, parts in sorted(tensors.modules.items()) if name not in stacks.modules}
     context = Context(files.name, config, start, modules.keys(), base)
-    made = [made_of(name, parts, context) for name, parts in modules.items()]
+    made = _counted_once([made_of(name, parts, context) for name, parts in modules.items()], context)
     rows = token_updates(files.name, embeddings, config.trainable_token_indices, base)
     if not made and not stacks.updates and not rows:
         raise AdapterError(f"{files.name}: holds no lora_A and lora_B tensors, so it changes nothing")
@@ -62,7 +64,11 @@ def parse_lora(files: AdapterFiles, base: Checkpoint | None) -> Adapter:
         method=_method(ranks, config, variant or (name_of(start) if start else None)),
         shifts=shifts,
         facts=_facts(files, config, ranks),
-        notes=[*_notes(made, variant), *notes_on_base(files, config, start), *notes_on_tokens(rows, base)],
+        notes=[
+            *_notes(made, variant, is_tied=len(made) < len(modules)),
+            *notes_on_base(files, config, start),
+            *notes_on_tokens(rows, base),
+        ],
     )
 
 
@@ -78,6 +84,20 @@ def _of_tokens(where: str, tensors: Tensors, config: LoraConfig) -> dict[str, di
             )
         del tensors.modules[name]
     return found
+
+
+def _counted_once(made: Sequence[Made], context: Context) -> list[Made]:
+    """Without the copy of an embedding's update that `ensure_weight_tying` makes for a head the base does not store."""
+    if not context.config.ensure_weight_tying or context.base is None:
+        return list(made)
+    embeddings = {(each.update.shape, each.rank) for each in made if "lora_embedding_A" in each.update.parts}
+    return [
+        each
+        for each in made
+        if "lora_embedding_A" in each.update.parts
+        or (each.update.shape, each.rank) not in embeddings
+        or stored_shape(context.base, each.update.target) is not None
+    ]
 
 
 def _at_source(
@@ -120,8 +140,9 @@ def _facts(files: AdapterFiles, config: LoraConfig, ranks: Mapping[int, int]) ->
     }
 
 
-def _notes(made: Sequence[Made], variant: str | None) -> list[str]:
+def _notes(made: Sequence[Made], variant: str | None, *, is_tied: bool) -> list[str]:
     notes = [_NOTES[variant]] if variant in _NOTES else []
+    notes += [_TIED] if is_tied else []
     projections = [each for each in made if each.update.parameter == IN_PROJ]
     if projections:
         notes.append(_TWICE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wanalyze.checkpoints.checkpoint import TensorEntry
 from wanalyze.checkpoints.dtypes import Holds
@@ -14,10 +14,11 @@ from wanalyze.checkpoints.gguf.translation import Translator, translator
 from wanalyze.checkpoints.gguf.weights import content_of
 from wanalyze.errors import CheckpointError
 
+_ADAPTER = "adapter"
+_SAID_OF_ADAPTERS = ("general.type", "general.architecture", "adapter.")
 _MOST_ENTRIES = 2**17  # with a tensor for every expert of every layer; the largest models have some 40 000
 # By `general.type`: files that hold no model.
 _NOT_MODELS = {
-    "adapter": "a LoRA adapter of llama.cpp, which is not read yet; pass the adapter of peft that it was made from",
     "imatrix": "an importance matrix of llama.cpp, which holds no weights; pass the model",
 }
 
@@ -29,6 +30,7 @@ class Model:
     entries: Sequence[TensorEntry]
     notes: tuple[str, ...]
     config: Mapping[str, object]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_model(files: Sequence[WeightFile]) -> Model:
@@ -43,10 +45,18 @@ def read_model(files: Sequence[WeightFile]) -> Model:
         for file, header in zip(files, headers, strict=True)
         for tensor in header.tensors
     ]
+    if metadata.get("general.type") == _ADAPTER:
+        return _adapter(files[0], stored, metadata)
     found = translator(files[0].where, metadata)
     entries = _unique(files[0], _translated(stored, found))
     config = found.config(entries) if found else {}
     return Model([*entries.values()], tuple(_notes(stored, found, metadata)), config)
+
+
+def _adapter(file: WeightFile, stored: Iterable[TensorEntry], metadata: Mapping[str, Value]) -> Model:
+    """An adapter of llama.cpp, under its own names: what they mean depends on the base."""
+    said = {key: str(value) for key, value in metadata.items() if key.startswith(_SAID_OF_ADAPTERS)}
+    return Model([*_unique(file, stored).values()], (), {}, said)
 
 
 def _check_parts(files: Sequence[WeightFile], headers: Sequence[Header]) -> None:
