@@ -43,7 +43,9 @@ def number(value: float) -> Tensor:
 
 def written(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    # Safetensors saves no tensor twice, so each gets a storage of its own.
+    own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    save_file(own, path, metadata)
     return path
 
 

@@ -537,7 +537,7 @@ HOSTILE = {
         gguf_file([pair("a", 8, struct.pack("<Q", 2**27))]) + bytes(2**27),
         "which no model needs",
     ),
-    "an adapter": (gguf_file([pair("general.type", 8, text("adapter"))]), "adapter of peft"),
+    "an adapter": (gguf_file([pair("general.type", 8, text("adapter"))]), "is an adapter, a checkpoint"),
     "no head count": (
         gguf_file([pair("general.architecture", 8, text("llama"))], [info("blk.0.attn_q.weight")]),
         "head_count is None",
