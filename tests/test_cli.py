@@ -75,16 +75,6 @@ def test_show_and_report_read_the_run_again(cli: Run, tmp_path: Path, base: Path
     assert Path("again.json").read_text() == Path("run/result.json").read_text()
 
 
-def test_inspect_lists_without_reading(cli: Run, base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanalyze.checkpoints.checkpoint.TensorEntry.read", lambda self: pytest.fail("read"))
-    assert "model.layers.1.mlp.down_proj.weight" in cli("inspect", base).out
-    facts = json.loads(cli("inspect", adapter, "--format", "json").out)
-    assert facts["method"] == "LoRA r=2"
-    assert facts["scales"] == {"2.0": 1}
-    assert facts["scale_rule"] == "alpha / r"
-    assert len(facts["entries"]) == 2
-
-
 def test_explain_defines_every_metric(cli: Run) -> None:
     from wanalyze.metrics import EXPLAINED
 

@@ -1,6 +1,6 @@
 """What did this fine-tune do to the weights?
 
-Whatever a command does, one call here does: `compare`, `open_checkpoint`, `open_adapter`. Importing the
+Whatever a command does, one call here does: `compare`, `inspect`, `open_checkpoint`, `open_adapter`. Importing the
 package does not import torch; the first call does.
 """
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from wanalyze.adapters import Adapter
     from wanalyze.checkpoints import Checkpoint
     from wanalyze.engine import Plan, Step
-    from wanalyze.result import Result
+    from wanalyze.result import Inventory, Result
 
-__all__ = ["Result", "__version__", "compare", "open_adapter", "open_checkpoint", "plan"]
+__all__ = ["Result", "__version__", "compare", "inspect", "open_adapter", "open_checkpoint", "plan"]
 
 Ref: TypeAlias = "str | PathLike[str]"
 
@@ -39,6 +39,26 @@ def open_adapter(reference: Ref, *, offline: bool = False) -> Adapter:
     if isinstance(source, checkpoints.Checkpoint):
         raise errors.AdapterError(f"{reference}: is a checkpoint, not an adapter (no adapter_config.json)")
     return adapters.parse_adapter(source)
+
+
+def inspect(
+    reference: Ref,
+    base: Ref | None = None,
+    *,
+    headers: bool = False,
+    offline: bool = False,
+    progress: Callable[[Step], None] | None = None,
+) -> Inventory:
+    """What is in a checkpoint, from its headers, or in an adapter, with the size and rank of each update.
+
+    With a `base` the updates go by its names, and those that depend on its weights are measured too; with `headers`
+    no tensor is read and none is measured.
+    """
+    from wanalyze import checkpoints, inspection
+
+    place = checkpoints.parse_reference(fspath(reference))
+    under = None if base is None else checkpoints.parse_reference(fspath(base))
+    return inspection.inspect(place, under, progress or _silent, headers=headers, offline=offline)
 
 
 def plan(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -80,8 +82,7 @@ class LocalFile:
         check_memory(size, self.where)
         try:
             buffer = bytearray(size)
-            with self.path.open("rb", buffering=0) as stream:
-                self._check(os.fstat(stream.fileno()))
+            with self._opened() as stream:
                 stream.seek(start)
                 view = memoryview(buffer)
                 done = 0
@@ -104,7 +105,7 @@ class LocalFile:
     def sha256(self) -> str:
         digest = hashlib.sha256()
         try:
-            with self.path.open("rb") as stream:
+            with self._opened() as stream:
                 while chunk := stream.read(_CHUNK):
                     digest.update(chunk)
         except OSError as error:
@@ -120,6 +121,12 @@ class LocalFile:
     def check_unchanged(self) -> None:
         """Refuse a file that was written to, or replaced, after it was first looked at."""
         self._check(_state(self.path))
+
+    @contextmanager
+    def _opened(self) -> Iterator[io.FileIO]:
+        with io.FileIO(self.path, opener=_without_waiting) as stream:
+            self._check(os.fstat(stream.fileno()))
+            yield stream
 
     def _check(self, state: os.stat_result) -> None:
         if (state.st_size, _identity(state)) != (self.size, self.identity):
@@ -140,6 +147,11 @@ def _free_memory() -> int | None:
         return None
     kilobytes = said.partition("MemAvailable:")[2].split()
     return int(kilobytes[0]) * 1024 if kilobytes else None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open what may by now be a pipe, which would wait for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _identity(state: os.stat_result) -> tuple[int, int, int]:

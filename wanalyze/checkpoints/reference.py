@@ -1,4 +1,4 @@
-"""What the user writes to name a checkpoint or an adapter: a path, or a place on the Hub."""
+"""What the user writes to name a checkpoint or an adapter: a path, a place on the Hub, or a sum of such."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from wanalyze.checkpoints.formats import names_file
+from wanalyze.checkpoints.mix import Mix, Term, terms_of, written
 from wanalyze.errors import UsageError
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -38,7 +39,7 @@ class HubLocation:
         return f"{_SCHEME}{self.repository}{'@' * bool(revision)}{revision}{'/' * bool(self.subfolder)}{self.subfolder}"
 
 
-Location: TypeAlias = "Path | HubLocation"
+Location: TypeAlias = "Path | HubLocation | Mix"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Reference:
 def parse_reference(text: str) -> Reference:
     """Read `[label=]PATH` or `[label=]hf:org/name[@revision][/subfolder]`; the label defaults to the last part.
 
+    Or a weighted sum of such, `0.7*PATH+0.3*hf:org/name`, as `mix.terms_of` has it, unless a path of that name exists.
+
     `org/name` alone is a path if it exists, otherwise a repository on the Hub. A revision ends at the next slash,
     except in `refs/pr/N` and `refs/convert/NAME`; in the name of any other branch a slash is written %2F.
 
@@ -61,9 +64,11 @@ def parse_reference(text: str) -> Reference:
     'checkpoint-400'
     >>> parse_reference("hf:org/name@fix%2Fscale/unet").location
     HubLocation(repository='org/name', revision='fix/scale', subfolder='unet')
+    >>> str(parse_reference("mix=0.7*runs/7/last+0.3*org/name").location)
+    '0.7*runs/7/last+0.3*hf:org/name'
     """
     label, equals, rest = text.partition("=")
-    if not equals or text.startswith(_SCHEME) or _exists(text):
+    if not equals or text.startswith(_SCHEME) or "*" in label or _exists(text):
         location = _location(text)
         return Reference(_label_of(location), location)
     if not _LABEL.fullmatch(label):
@@ -74,7 +79,32 @@ def parse_reference(text: str) -> Reference:
     return Reference(label, _location(rest))
 
 
+def public(location: Location) -> str:
+    """The place as it may be published: of the Hub in full, a path relative as given or its last part only."""
+    if isinstance(location, Mix):
+        return written((term.weight, public(term.location)) for term in location.terms)
+    if isinstance(location, HubLocation):
+        return str(location)
+    path = location
+    text = path.resolve().name if path.is_absolute() or ".." in path.parts else path.as_posix()
+    return text.encode("utf-8", "backslashreplace").decode()  # a file name need not be valid Unicode
+
+
 def _location(text: str) -> Location:
+    terms = [] if _exists(text) else terms_of(text)
+    return Mix(tuple(Term(weight, _term(name)) for weight, name in terms)) if terms else _place(text)
+
+
+def _term(text: str) -> Path | HubLocation:
+    place = _place(text)
+    if isinstance(place, Path) and "+" in text and not _exists(text):
+        raise UsageError(
+            f"{text[:200]!r}: no such file or folder; if these are two terms of a sum, give the second a weight: 1*PATH"
+        )
+    return place
+
+
+def _place(text: str) -> Path | HubLocation:
     if text.startswith(_SCHEME):
         return _hub(text)
     if not text or "\0" in text:
@@ -116,9 +146,14 @@ def _exists(text: str) -> bool:
 
 
 def _label_of(location: Location) -> str:
-    name = _hub_name(location) if isinstance(location, HubLocation) else _path_name(location)
-    label = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-._+")[:64]
+    label = re.sub(r"[^A-Za-z0-9._+-]+", "-", _name_of(location)).strip("-._+")[:64]
     return label or "model"
+
+
+def _name_of(location: Location) -> str:
+    if isinstance(location, Mix):
+        return written((term.weight, _label_of(term.location)) for term in location.terms).replace("*", "_")
+    return _hub_name(location) if isinstance(location, HubLocation) else _path_name(location)
 
 
 def _hub_name(location: HubLocation) -> str:

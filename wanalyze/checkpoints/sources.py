@@ -14,12 +14,13 @@ from wanalyze.checkpoints.files import LocalFile, WeightFile
 from wanalyze.checkpoints.folders import Folder, LocalFolder
 from wanalyze.checkpoints.formats import FORMATS, SAFETENSORS, Format, Listing, format_of
 from wanalyze.checkpoints.hyperparameters import read_hyperparameters
+from wanalyze.checkpoints.mix import Mix
 from wanalyze.checkpoints.quantised import restore
 from wanalyze.checkpoints.recognise import BESIDE, recognise
 from wanalyze.checkpoints.reference import HubLocation, Location
 from wanalyze.checkpoints.shards import Family, families, family_of, read_family, read_index
 from wanalyze.checkpoints.strict_json import read_object
-from wanalyze.errors import CheckpointError
+from wanalyze.errors import CheckpointError, UsageError
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -76,6 +77,10 @@ def open_source(location: Location, *, offline: bool = False) -> Source:
 
     What lies on the Hub is, with `offline`, read from the user's Hub cache alone.
     """
+    if isinstance(location, Mix):
+        raise UsageError(
+            f"{location}: a sum of adapters can be compared with a base and nothing else; pass one of them"
+        )
     return _open_hub(location, offline) if isinstance(location, HubLocation) else _open_path(location)
 
 

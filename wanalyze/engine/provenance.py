@@ -8,17 +8,18 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from wanalyze.adapters import Adapter
+from wanalyze.adapters import Adapter, Mixture
 from wanalyze.checkpoints import Checkpoint, TensorEntry, WeightFile
 
 _SMALL = 64 * 2**20  # bytes; a larger checkpoint is hashed tensor by tensor as it is read, not every byte twice
 
 ByLabel: TypeAlias = dict[str, dict[str, str]]
+Opened: TypeAlias = Checkpoint | Adapter | Mixture
 
 
-def hashed_whole(file: WeightFile, source: Checkpoint | Adapter) -> bool:
+def hashed_whole(file: WeightFile, source: Opened) -> bool:
     """Whether a file is hashed as one: if it is small, or an adapter's, of which everything is read."""
-    return file.is_whole and (file.size <= _SMALL or isinstance(source, Adapter))
+    return file.is_whole and (file.size <= _SMALL or not isinstance(source, Checkpoint))
 
 
 def content_hash(tensor: Tensor) -> str:
@@ -37,7 +38,7 @@ class Hashes:
     def __init__(self) -> None:
         self._found: ByLabel = {}
 
-    def note(self, label: str, source: Checkpoint | Adapter, entry: TensorEntry, tensor: Tensor) -> None:
+    def note(self, label: str, source: Opened, entry: TensorEntry, tensor: Tensor) -> None:
         """Hash a tensor that was read from a file which is not hashed whole."""
         if not all(hashed_whole(file, source) for file in entry.files):
             self._found.setdefault(label, {})[entry.name] = content_hash(tensor)
@@ -46,7 +47,7 @@ class Hashes:
         return self._found.get(label, {})
 
 
-def read(entry: TensorEntry, label: str, source: Checkpoint | Adapter, hashes: Hashes) -> Tensor:
+def read(entry: TensorEntry, label: str, source: Opened, hashes: Hashes) -> Tensor:
     """A tensor, with a note of what it was."""
     tensor = entry.read()
     hashes.note(label, source, entry, tensor)

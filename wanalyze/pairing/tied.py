@@ -49,6 +49,23 @@ class Tied:
     in_tuned: bool
 
 
+def embedding_for(side: Side, target: str) -> TensorEntry | None:
+    """The embedding under the name of a head that is meant and not stored, because it is the embedding."""
+    ends = ends_of(side)
+    is_head = side.module(target) in {head for head, _ in _TIES}
+    if not is_head or ends.head is not None or ends.embedding is None or side.architecture.is_tied is False:
+        return None
+    return TensorEntry(target, ends.embedding.content)
+
+
+def tied_to(side: Side, head: TensorEntry) -> str | None:
+    """What a reader must know of such a stand-in; None for a tensor that the side stores by its own name."""
+    embedding = ends_of(side).embedding
+    if head.name in side.entries or embedding is None:
+        return None
+    return f"tied to {module_name(embedding.name)} in the {side.whose}"
+
+
 def counted_there(base: Side, tuned: Side, before: Ends, after: Ends) -> str | None:
     """Why the heads of two models that end so are left out: they are their embeddings, stored again or not.
 

@@ -21,6 +21,15 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Document(Record):
+    """A record that is written on its own."""
+
+    def to_json(self) -> str:
+        """Its text: sorted keys, no NaN, one final newline."""
+        value = self.model_dump(mode="json", by_alias=True)
+        return json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
 class Status(str, Enum):
     """What became of a matrix or vector."""
 
@@ -93,8 +102,23 @@ class Summary(Record):
     ambiguous: int
 
 
+class Term(Record):
+    """One adapter of a weighted sum; `base_model` is the base that it says it was made for."""
+
+    weight: Number
+    ref: str
+    revision: str | None = None
+    method: str
+    base_model: str | None = None
+    trained_parameters: int
+    files: list[File]
+
+
 class Model(Record):
-    """A tuned model; `trained_parameters` is known for adapters only. For the rest see `Source`."""
+    """A tuned model; `trained_parameters` is known for adapters only. For the rest see `Source`.
+
+    Of a weighted sum of adapters, `terms` hold the files and the revision of each, and `files` is empty.
+    """
 
     label: str
     ref: str
@@ -104,7 +128,13 @@ class Model(Record):
     files: list[File]
     tensors: dict[str, str] = {}
     notes: list[str] = []
+    terms: list[Term] = []
     summary: Summary
+
+    @property
+    def bytes(self) -> int:
+        """On disk, those of every term included."""
+        return sum(file.size for files in (self.files, *(term.files for term in self.terms)) for file in files)
 
 
 class Ambiguity(Record):
@@ -170,7 +200,7 @@ class SkippedTensor(Record):
     reason: str
 
 
-class Result(Record):
+class Result(Document):
     """All that one `compare` found. The arrays (spectra, cosines) lie beside it and are read on demand."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -203,11 +233,6 @@ class Result(Record):
 
             self._arrays = load_file(self._arrays_path) if self._arrays_path else {}
         return self._arrays
-
-    def to_json(self) -> str:
-        """The text of `result.json`: sorted keys, no NaN, one final newline."""
-        value = self.model_dump(mode="json", by_alias=True)
-        return json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def json_schema() -> dict[str, object]:

@@ -99,7 +99,7 @@ def _linear(module: str, a: Shape, b: Shape, rank: int, config: LoraConfig, misf
 def _of_scaled(parts: Parts) -> tuple[Tensor, Tensor]:
     """Of KaSA, whose singular values lie between the factors."""
     left, values = (widened(parts[name], torch.float64) for name in ("lora_B", "lora_diag"))
-    return left * values, parts["lora_A"]
+    return left * values.flatten(), parts["lora_A"]
 
 
 def _of_blocks(parts: Parts, *, in_a: int, in_b: int) -> tuple[Tensor, Tensor]:
