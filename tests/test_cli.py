@@ -51,7 +51,7 @@ def test_the_summary_fits_a_terminal(cli: Run, tmp_path: Path) -> None:
 
     lines = terminal.summary(read_run(Path("run")), "reports/demo").splitlines()
     assert max(map(len, lines)) <= 80
-    assert len(lines) <= 16
+    assert len(lines) <= 18
 
 
 def test_the_default_folder_is_named_by_the_labels(cli: Run, tmp_path: Path, base: Path, adapter: Path) -> None:

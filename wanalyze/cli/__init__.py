@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from wanalyze.cli.compare import compare
+from wanalyze.cli.completion import completion
 from wanalyze.cli.explain import explain
 from wanalyze.cli.inspect import inspect
 from wanalyze.cli.report import report
@@ -34,7 +35,7 @@ def wanalyze() -> None:
     """
 
 
-for command in (compare, inspect, show, report, explain):
+for command in (compare, inspect, show, report, explain, completion):
     wanalyze.add_command(command)
 
 

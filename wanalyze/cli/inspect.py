@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from wanalyze.cli import options
+from wanalyze.cli.output import give, say
 from wanalyze.errors import ExitCode
 
 
@@ -33,7 +34,9 @@ def inspect(
 
     with shown(quiet=quiet) as progress:
         found = wanalyze.inspect(reference, base=base, headers=headers, offline=offline, progress=progress)
-    write = {"table": terminal.inventory, "csv": inventory_csv, "json": Inventory.to_json}[format_]
-    click.echo(write(found), nl=False)
+    if format_ == "table":
+        say(terminal.inventory(found))
+    else:
+        give({"csv": inventory_csv, "json": Inventory.to_json}[format_](found))
     failed = found.adapter is not None and any(change.status.value == "failed" for change in found.adapter.changes)
     return ExitCode.in_part if failed else ExitCode.done

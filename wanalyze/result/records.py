@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from wanalyze.result.notebook import models_html, modules_frame
+
 if TYPE_CHECKING:
     import numpy as np
+    from pandas import DataFrame
 
 SCHEMA_ID: Literal["wanalyze.result/1"] = "wanalyze.result/1"
 Number: TypeAlias = Annotated[int | float, Field(allow_inf_nan=False)]
@@ -224,6 +227,13 @@ class Result(Document):
         if not found:
             raise KeyError(name)
         return found
+
+    def to_pandas(self) -> DataFrame:
+        """The matrices as a data frame, with a column for each metric; needs pandas."""
+        return modules_frame(self.modules)
+
+    def _repr_html_(self) -> str:
+        return models_html(self.models)
 
     @property
     def arrays(self) -> Mapping[str, np.ndarray]:

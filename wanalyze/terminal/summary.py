@@ -5,6 +5,7 @@ from __future__ import annotations
 from wanalyze import wording
 from wanalyze.printable import printable
 from wanalyze.result import Model, Result
+from wanalyze.terminal.sparkline import along_depth
 from wanalyze.terminal.tables import elided, table, wrapped
 
 _FEW = 4  # reasons and failures listed in the summary
@@ -20,6 +21,7 @@ def summary(result: Result, folder: str | None) -> str:
         *table(_MODEL_HEADER, [_model_row(model) for model in result.models]),
         f"intruders: matrices with at least one, output / input side "
         f"(k = {result.settings.top_k}, ε = {result.settings.epsilon:g})",
+        *along_depth(result, "relative_norm", "rel. norm"),
         *_coverage_lines(result),
         *(printable(line) for line in wording.merged(result)),
         *_note_lines(result),
