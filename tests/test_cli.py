@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import wanalyze.cli
 from tests.conftest import FIXTURES, Run, lora_factors, normal, save_adapter, save_checkpoint, tiny_base
@@ -100,6 +101,17 @@ def test_a_failed_matrix_leaves_a_run_and_code_3(cli: Run, tmp_path: Path, base:
     assert done.code == 3
     assert "nan at [1, 2]" in done.out
     assert "nan at [1, 2]" in Path("run/report.html").read_text()
+
+
+def test_an_update_that_cannot_be_worked_out_fails_alone(cli: Run, tmp_path: Path, base: Path) -> None:
+    modules = [f"model.layers.{layer}.mlp.up_proj" for layer in range(2)]
+    factors = {f"base_model.model.{module}.ia3_l": 1 + normal(20, 1, seed=i) for i, module in enumerate(modules)}
+    factors[f"base_model.model.{modules[1]}.ia3_l"][5] = torch.nan
+    adapter = save_adapter(tmp_path / "ia3", factors, peft_type="IA3", feedforward_modules=[])
+    done = cli("compare", base, adapter, "-o", "run", "--format", "json")
+    assert done.code == 3
+    status = {module["name"]: module["status"] for module in json.loads(done.out)["modules"]}
+    assert [status[module] for module in modules] == ["measured", "failed"]
 
 
 # Said in a folder that holds what `bad_inputs` makes; each ends in one line with this in it.
