@@ -13,12 +13,16 @@ _KILOBYTES = 500_000
 _PROC = Path("/proc/self")
 
 
+class TooLong(BaseException):
+    """Not an Exception, and no OSError as TimeoutError is: nothing on the way may take it for a file's fault."""
+
+
 @contextmanager
 def within_limits() -> Iterator[None]:
     """At most 5 s and 500 MB more than before."""
 
     def late(_number: int, _frame: FrameType | None) -> None:
-        raise TimeoutError(f"more than {_SECONDS} s")
+        raise TooLong(f"more than {_SECONDS} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(_SECONDS)

@@ -148,6 +148,18 @@ def test_with_a_base_updates_go_by_its_names(tmp_path: Path) -> None:
     assert the_only(inspected(path)).status is Status.measured
 
 
+def test_what_the_base_has_in_parts_is_measured_in_parts(tmp_path: Path) -> None:
+    base = save_checkpoint(tmp_path / "base", {f"l.0.mlp.{part}_proj.weight": normal(5, 3) for part in ("gate", "up")})
+    (base / "config.json").write_text('{"model_type": "llama"}')
+    factors = lora_factors("l.0.mlp.gate_up_proj", 10, 3)
+    a, b = (tensor.double() for tensor in factors.values())
+    changes = inspected(save_adapter(tmp_path / "adapter", factors), base).changes
+    assert {change.name: change.metrics["delta_norm"] for change in changes} == {
+        "l.0.mlp.gate_proj": pytest.approx((2 * b[:5] @ a).norm().item(), rel=1e-6),
+        "l.0.mlp.up_proj": pytest.approx((2 * b[5:] @ a).norm().item(), rel=1e-6),
+    }
+
+
 def test_what_the_base_lacks_is_said_to_be_missing(tmp_path: Path) -> None:
     base = save_checkpoint(tmp_path / "base", tiny_base())
     path = save_adapter(tmp_path / "adapter", {**lora_factors(UP, 20, 16), **lora_factors("gone.proj", 20, 16)})

@@ -184,6 +184,22 @@ def test_old_adapters_of_single_experts_are_plain_updates(tmp_path: Path) -> Non
     }
 
 
+def test_a_comparison_measures_every_expert_of_a_stack(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "base", {UP: normal(*OUT_FIRST[UP]), DOWN: normal(*OUT_FIRST[DOWN])})
+    tensors = {
+        f"{PREFIX}m.experts.lora_A.weight": normal(E * RANK, HIDDEN, seed=1),
+        f"{PREFIX}m.experts.lora_B.weight": normal(2 * INNER, E * RANK, seed=2),
+    }
+    said = {"target_parameters": ["experts.gate_up_proj"], "peft_version": "0.21.2"}
+    result = wanalyze.compare(tmp_path / "base", save_adapter(tmp_path / "a", tensors, **said))
+    a, b = tensors.values()
+    products = [2 * b[:, e::E] @ a[e * RANK : (e + 1) * RANK] for e in range(E)]
+    assert {m.name: m.metric("delta_norm") for m in result.modules if m.status.value == "measured"} == {
+        f"{UP}[{e}]": pytest.approx(product.norm().item(), rel=1e-6) for e, product in enumerate(products)
+    }
+    assert [m.name for m in result.modules if m.status.value == "unchanged"] == [f"{DOWN}[{e}]" for e in range(E)]
+
+
 @pytest.mark.parametrize("names", ["old", "new"])
 def test_a_base_that_lists_its_experts_has_the_update_of_each(tmp_path: Path, names: str) -> None:
     """As files are written: transformers 5 stacks experts in memory alone, where peft finds them."""
@@ -300,6 +316,20 @@ def test_replicas_of_a_layer_keep_their_updates_apart(tmp_path: Path) -> None:
     factors = lora_factors("x", 6, 5, seed=40)
     product = 2.0 * factors[f"{PREFIX}x.lora_B.weight"] @ factors[f"{PREFIX}x.lora_A.weight"]
     assert torch.allclose(adapter.updates[4].read().dense(), product)
+
+
+def test_a_comparison_measures_every_run_of_a_layer(tmp_path: Path) -> None:
+    base = {f"model.layers.{i}.q_proj.weight": normal(6, 5, seed=i) for i in range(2)}
+    save_checkpoint(tmp_path / "base", base)
+    runs = [lora_factors(f"model.layers.{i}.q_proj", 6, 5, seed=10 * i) for i in range(3)]
+    tensors = {name: tensor for run in runs for name, tensor in run.items()}
+    adapter = save_adapter(tmp_path / "a", tensors, layer_replication=[[0, 2], [0, 1]])
+    result = wanalyze.compare(tmp_path / "base", adapter)
+    names = ["model.layers.0.q_proj", "model.layers.1.q_proj", "model.layers.0.q_proj[2]"]
+    norms = [(2 * b @ a).norm().item() for a, b in (run.values() for run in runs)]
+    found = {module.name: module.metric("delta_norm") for module in result.modules}
+    assert found == {name: pytest.approx(norm, rel=1e-6) for name, norm in zip(names, norms, strict=True)}
+    assert result[names[2]][0].metric("base_norm") == result[names[0]][0].metric("base_norm")
 
 
 REPLICATIONS = {

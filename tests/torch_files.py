@@ -130,6 +130,6 @@ TRAPS = {
     "BUILD": named(_TRAP) + pickle.EMPTY_TUPLE + pickle.NEWOBJ + mapping({"x": pickle.NONE}) + pickle.BUILD,
     "in a key": pickle.EMPTY_DICT + called(_TRAP) + pickle.NONE + pickle.SETITEM,
     "in arguments": called("collections.OrderedDict", several(several(text("a"), called(_TRAP)))),
-    "beside a tensor": mapping({"a": tensor(), "b": called(_TRAP)}),
+    "beside a tensor": mapping({"b": called(_TRAP), "a": tensor()}),
     "what is left on the stack": called(_TRAP) + mapping({"a": tensor()}),
 }

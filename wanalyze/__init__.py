@@ -116,6 +116,8 @@ def compare(
     """Measure what was made from `base`; each of `tuned` is `[label=]PATH` or
     `[label=]hf:org/name[@revision][/subfolder]` of a checkpoint or adapter.
 
+    A weighted sum of adapters is one tuned model, W0 + Σ wᵢ ΔWᵢ: `[label=]0.7*PATH+0.3*hf:org/name-0.5*PATH`. It is
+    peft's `add_weighted_adapter` with `combination_type="cat"`, of any kinds, and not "linear", which adds the factors.
     Of checkpoints on the Hub only what is compared is transferred; with `offline`, nothing is: they are read from the
     user's Hub cache. `only` and `skip` are globs over module names; `name_map` is a file of two columns, the
     tuned's names and the base's, for what the two call differently. With `output`, the run folder is written there:

@@ -105,8 +105,8 @@ def replaced_vector(target: str, entry: TensorEntry) -> Shift:
 def weighted_sum(terms: Sequence[tuple[float, Operator]]) -> Operator:
     """Σ wᵢ Mᵢ in float64: products of factors as one of all their factors, one Kronecker product as itself.
 
-    peft's `add_weighted_adapter` agrees with it for `combination_type="cat"`. Its "linear" is another sum: there each
-    factor takes √wᵢ and the factors are added, so that the product has cross terms of different adapters.
+    peft's `add_weighted_adapter` agrees with it for `combination_type="cat"`. Its "linear" is another sum: it adds up
+    the factors, each times the root of its weight, so that their product has cross terms of different adapters.
 
     >>> two = [(2.0, LowRank(torch.ones(3, 1), torch.ones(1, 3))), (-0.5, LowRank(torch.ones(3, 1), torch.eye(3)[:1]))]
     >>> weighted_sum(two).dense()[0]
@@ -135,12 +135,17 @@ def _own(parts: Parts, place: int, term: Update | Shift) -> Parts:
 
 
 def _summed(parts: Parts, base: Tensor | None, *, terms: Updates) -> Operator:
-    return weighted_sum(
-        [
-            (weight, update.build(_own(parts, place, update), base if update.needs_base else None))
-            for place, (weight, update) in enumerate(terms)
-        ]
-    )
+    built = [_built(update, _own(parts, place, update), base) for place, (_, update) in enumerate(terms)]
+    return weighted_sum([(weight, matrix) for (weight, _), matrix in zip(terms, built, strict=True)])
+
+
+def _built(update: Update, parts: Parts, base: Tensor | None) -> Operator:
+    """ΔW of one term, where the base lies."""
+    if base is None or update.needs_base:
+        return update.build(parts, base)
+    # Where no base is needed, random numbers may be: those of the CPU, beside which the parts must lie.
+    alone = update.build({name: tensor.cpu() for name, tensor in parts.items()}, None)
+    return alone.map(lambda tensor: tensor.to(base.device))
 
 
 def _shifted(parts: Parts, base: Tensor, *, terms: Shifts) -> Tensor:

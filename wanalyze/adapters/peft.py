@@ -21,9 +21,8 @@ _COMPILED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_m
 _WRAPPER = re.compile(r"\.(?:base_layer|token_adapter|modules_to_save\.[^.]+|modules_to_save(?=\.[^.]+$))(?=\.)")
 _BASE_LAYER = ".base_layer."
 
-Positive = Annotated[
-    int, Field(gt=0, lt=2**31, strict=True)
-]  # no side of a tensor is longer, and floats can divide by it
+# No side of a tensor is longer, and a float can be divided by it.
+Positive = Annotated[int, Field(gt=0, lt=2**31, strict=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**62, strict=True)]  # of a torch.Generator
 Config = TypeVar("Config", bound="PeftConfig")

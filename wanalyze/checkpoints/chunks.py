@@ -137,7 +137,7 @@ def tile(shape: tuple[int, ...], boxes: Sequence[Box]) -> bool:
     if 0 in shape:
         return not boxes
     cells = [_cuts(axis, boxes, end) for axis, end in enumerate(shape)]
-    return len({at for at, _ in boxes}) == len(boxes) == math.prod(cells)
+    return len({at for at, _ in boxes}) == len(boxes) == math.prod(cells) > 0
 
 
 def _cuts(axis: int, boxes: Sequence[Box], end: int) -> int:

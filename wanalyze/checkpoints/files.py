@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from wanalyze.errors import CheckpointError
+from wanalyze.printable import printable
 
 _CHUNK = 2**22  # bytes hashed at a time
 
@@ -51,7 +52,10 @@ class WeightFile(Protocol):
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A regular file on this machine. `expected_sha256` is what somebody who should know says of it."""
+    """A regular file on this machine, opened by its `path`; `name` is for people.
+
+    `expected_sha256` is what somebody who should know says of it.
+    """
 
     path: Path
     name: str
@@ -65,7 +69,7 @@ class LocalFile:
         state = _state(path)
         if not stat.S_ISREG(state.st_mode):
             raise CheckpointError(f"{path}: not a regular file")
-        return cls(path, name, state.st_size, _identity(state), expected_sha256)
+        return cls(path, printable(name), state.st_size, _identity(state), expected_sha256)
 
     @property
     def where(self) -> str:

@@ -39,7 +39,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A tuned model, opened and paired with the base; `checkpoints` hold its tensors, of a mixture those of each term."""
+    """A tuned model, opened and paired with the base; `checkpoints` hold its tensors, of a mixture one a term."""
 
     reference: Reference
     source: Checkpoint | Adapter | Mixture

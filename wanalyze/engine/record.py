@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from wanalyze import measure
 from wanalyze.adapters import Mixture
 from wanalyze.adapters.mixture import base_named
-from wanalyze.checkpoints import Checkpoint, Mix, TensorEntry, public
+from wanalyze.checkpoints import Checkpoint, Mix, TensorEntry, WeightFile, public
 from wanalyze.engine.plan import BASE_LABEL, Plan, Tuned, natural
 from wanalyze.engine.provenance import Hashes, Opened, hashed_whole
 from wanalyze.measure import Measurement
@@ -110,7 +110,7 @@ def result_of(plan: Plan, collected: Collected) -> Result:
         base=Source(
             ref=public(plan.reference.location),
             revision=plan.base.revision,
-            files=_files(plan.base, plan.base),
+            files=_files(plan.base, plan.base, collected.hashes.to_check(BASE_LABEL, plan.base)),
             tensors=collected.hashes.of(BASE_LABEL),
             notes=list(plan.base.notes),
         ),
@@ -131,7 +131,7 @@ def _model(tuned: Tuned, collected: Collected) -> Model:
         method=tuned.method,
         trained_parameters=None if isinstance(tuned.source, Checkpoint) else tuned.source.trained_parameters,
         revision=None if terms else first.revision,
-        files=[] if terms else _files(tuned.source, first),
+        files=[] if terms else _files(tuned.source, first, collected.hashes.to_check(tuned.label, first)),
         terms=terms,
         tensors=collected.hashes.of(tuned.label),
         notes=list(tuned.source.notes),
@@ -167,11 +167,12 @@ def _skipped(tuned: Tuned) -> list[SkippedTensor]:
     return [SkippedTensor(model=tuned.label, name=item.name, reason=item.reason) for item in items]
 
 
-def _files(source: Opened, checkpoint: Checkpoint) -> list[File]:
-    return [
-        File(name=file.name, size=file.size, sha256=file.sha256() if hashed_whole(file, source) else None)
-        for file in checkpoint.files
-    ]
+def _files(source: Opened, checkpoint: Checkpoint, to_check: Collection[str] = ()) -> list[File]:
+    def hash_of(file: WeightFile) -> str | None:
+        return file.sha256() if hashed_whole(file, source) or file.name in to_check else None
+
+    files = (*checkpoint.files, *checkpoint.beside)
+    return [File(name=file.name, size=file.size, sha256=hash_of(file)) for file in files]
 
 
 def _dtype(pair: Pair) -> str:

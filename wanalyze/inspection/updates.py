@@ -61,16 +61,20 @@ def _items(adapter: Adapter, base: Checkpoint | None) -> list[_Item]:
         items = [_Item(name_of(update), update) for update in adapter.updates]
     else:
         pairing = pair_adapter(base, adapter, Selection(), allow_unmatched=True)
-        pairs = {id(pair.tuned): pair for pair in pairing.matrices}
+        items = [_Item(pair.name, pair.tuned, pair) for pair in pairing.matrices if isinstance(pair.tuned, Update)]
+        found = {_key(item.update) for item in items}
         lost = {skipped.name: skipped.reason for skipped in pairing.skipped}
-        items = [_paired(update, pairs.get(id(update)), lost) for update in adapter.updates]
+        items += [
+            _Item(name_of(update), update, lost=lost.get(update.module, "missing in base"))
+            for update in adapter.updates
+            if _key(update) not in found
+        ]
     return sorted(items, key=lambda item: natural(item.name))
 
 
-def _paired(update: Update, pair: Pair | None, lost: dict[str, str]) -> _Item:
-    if pair is None:
-        return _Item(name_of(update), update, lost=lost.get(update.module, "missing in base"))
-    return _Item(pair.name, update, pair)
+def _key(update: Update) -> tuple[str, int | None, int | None]:
+    """The same for an update and for its pieces, where the base has several matrices in the place of one."""
+    return update.target, update.index, update.replica
 
 
 def name_of(update: Update) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from wanalyze.adapters import Adapter, Shift, Update
 from wanalyze.checkpoints import Checkpoint, TensorEntry
@@ -12,11 +13,11 @@ from wanalyze.naming import places
 from wanalyze.pairing import mapping
 from wanalyze.pairing.checkpoints import pair_tensors
 from wanalyze.pairing.draft import Draft, drafted
-from wanalyze.pairing.experts import expert_pairs, is_stack
 from wanalyze.pairing.mapping import NameMap
 from wanalyze.pairing.pair import Pair, Pairing, Skipped
 from wanalyze.pairing.pieces import Pieces
 from wanalyze.pairing.selection import Selection
+from wanalyze.pairing.side import Side
 from wanalyze.pairing.tied import embedding_for, tied_to
 
 
@@ -62,11 +63,11 @@ def draft_adapter(
 
 def _file_updates(adapter: Adapter, draft: Draft, said: Mapping[str, TensorEntry]) -> list[Skipped]:
     """File what every update changes, and the rest of tensors changed in part; the updates that belong nowhere."""
-    pieces, input_first = Pieces(draft.base, draft.tuned), _is_input_first(adapter, draft)
+    pieces, flag = Pieces(draft.base, draft.tuned), _flag_of(adapter, draft)
     lost, touched = [], _Touched()
     for update in adapter.updates:
         target = said.get(update.module) or _target_of(update, draft)
-        found = pieces.pairs(update) if target is None else _pair(target, update, draft, input_first=input_first)
+        found = pieces.pairs(update) if target is None else _pair(target, update, pieces, flag)
         if isinstance(found, str):
             lost.append(Skipped(update.module, found))
             continue
@@ -124,15 +125,21 @@ def _as_replica(pair: Pair, update: Update) -> Pair:
     return replace(pair, base=TensorEntry(name, pair.base.content), note=note)
 
 
-def _pair(target: TensorEntry, update: Update, draft: Draft, *, input_first: bool) -> list[Pair] | str:
+class _Flag(NamedTuple):
+    """fan_in_fan_out: what the adapter says, and what that is worth where no shape tells."""
+
+    said: bool
+    of_squares: bool
+
+
+def _pair(target: TensorEntry, update: Update, pieces: Pieces, flag: _Flag) -> list[Pair] | str:
     """The one pair of an update and a tensor of the base, or an expert of it; the reason why there is none."""
     if update.index is None:
-        is_turned = input_first or draft.base.is_conv1d(target)
-        if misfit := _misfit(update, target, is_turned=is_turned):
-            return misfit
-        transposed = _stored_transposed(update, target, is_turned=is_turned)
-        return [Pair(target, update, transposed=transposed, note=tied_to(draft.base, target))]
-    experts = expert_pairs(draft.base, draft.tuned, target, None) if is_stack(draft.base, target) else "no stack"
+        transposed = _is_transposed(target, update, pieces.base, flag)
+        if isinstance(transposed, str):
+            return transposed
+        return [Pair(target, update, transposed=transposed, note=tied_to(pieces.base, target))]
+    experts = pieces.experts(target)
     if isinstance(experts, str):
         return experts
     if update.index >= len(experts):
@@ -143,6 +150,26 @@ def _pair(target: TensorEntry, update: Update, draft: Draft, *, input_first: boo
     return [pair]
 
 
+def _is_transposed(target: TensorEntry, update: Update, base: Side, flag: _Flag) -> bool | str:
+    """Whether the base stores (in, out), by the shape if that tells; the reason where the shapes do not fit."""
+    shape, is_conv1d = Pair(target, None).shape, base.is_conv1d(target)
+    if update.shape is None or shape == update.shape == update.shape[::-1]:
+        return flag.of_squares or is_conv1d
+    if (flag.said or is_conv1d) and shape == update.shape[::-1]:
+        return True
+    return False if shape == update.shape else f"other shape: {target.shape} in the base, {update.shape} in the update"
+
+
+def _flag_of(adapter: Adapter, draft: Draft) -> _Flag:
+    """Of square weights the flag is not believed where all others are stored as (out, in): peft overrides it so."""
+    found = set()
+    for update in adapter.updates if adapter.input_first else ():
+        shape, target = update.shape, _target_of(update, draft)
+        if update.index is None and shape is not None and shape[0] != shape[1] and target is not None:
+            found.add(Pair(target, None).shape == shape[::-1])
+    return _Flag(adapter.input_first, adapter.input_first and found != {False})
+
+
 def _leave_alone(touched: _Touched, pieces: Pieces, draft: Draft) -> None:
     """File the parts without an update of tensors that an adapter changes in part."""
     draft.seen.update(pieces.taken)
@@ -151,7 +178,7 @@ def _leave_alone(touched: _Touched, pieces: Pieces, draft: Draft) -> None:
             draft.file(Pair(part.entry, None, transposed=part.transposed))
     for name, indices in touched.parts.items():
         if None not in indices:
-            experts = expert_pairs(draft.base, draft.tuned, draft.base.entries[name], None)
+            experts = pieces.experts(draft.base.entries[name])
             assert not isinstance(experts, str)
             for index, pair in enumerate(experts):
                 if index not in indices:
@@ -180,27 +207,6 @@ def _target_of(update: Update, draft: Draft) -> TensorEntry | None:
     return draft.base.entries[found] if found is not None else embedding_for(draft.base, update.target)
 
 
-def _is_input_first(adapter: Adapter, draft: Draft) -> bool:
-    """Whether fan_in_fan_out means what it says: peft overrides it by the type of each layer.
-
-    A weight that is not square shows the contrary where the base stores it as (out, in).
-    """
-    if not adapter.input_first:
-        return False
-    sides = [(update.shape, _target_of(update, draft)) for update in adapter.updates if update.index is None]
-    return not any(
-        shape is not None and shape[0] != shape[1] and target is not None and Pair(target, None).shape == shape
-        for shape, target in sides
-    )
-
-
-def _misfit(update: Update, target: TensorEntry, *, is_turned: bool) -> str:
-    shape = Pair(target, None).shape
-    if update.shape is None or shape == update.shape or (is_turned and shape == update.shape[::-1]):
-        return ""
-    return f"other shape: {target.shape} in the base, {update.shape} in the update"
-
-
 def _check_lost(lost: list[Skipped], adapter: Adapter, base: Checkpoint, *, allow_unmatched: bool) -> None:
     if not lost:
         return
@@ -214,10 +220,3 @@ def _check_lost(lost: list[Skipped], adapter: Adapter, base: Checkpoint, *, allo
             f"{adapter.name}: {len(lost)} of {len(adapter.updates)} modules have no weight in {base.name} "
             f"({first}); pass --allow-unmatched to leave them out"
         )
-
-
-def _stored_transposed(update: Update, target: TensorEntry, *, is_turned: bool) -> bool:
-    """Whether the base stores (in, out). The shape tells, except for square weights."""
-    if update.shape is not None and update.shape[0] != update.shape[1]:
-        return Pair(target, None).shape != update.shape
-    return is_turned

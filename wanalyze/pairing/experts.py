@@ -6,19 +6,17 @@ import re
 
 from wanalyze.checkpoints import TensorEntry
 from wanalyze.checkpoints.content import item, picked
+from wanalyze.checkpoints.experts import IN_FIRST, MOST_EXPERTS
 from wanalyze.pairing.atom import Atom, Composite, Span
 from wanalyze.pairing.pair import Pair
 from wanalyze.pairing.side import Side, part_of
-
-MOST_EXPERTS = 4096
 
 # `experts` with a number behind it is a list of experts, each with tensors of its own.
 _STACK = re.compile(r"(?P<experts>(?:.*\.)?experts)\.(?P<part>(?!\d+(?:\.|$)).+)")
 _BIAS = re.compile(r"[._]bias$")
 _FUSED = "gate_up_proj"
 
-# How transformers 5 lays the stacks of a family out, where the shapes of its two stacks do not tell.
-_IN_FIRST = frozenset({"gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "openai_privacy_filter"})
+# Besides IN_FIRST, how transformers 5 lays the stacks of a family out, where the shapes of its two stacks do not tell.
 _OUT_FIRST = frozenset(
     {
         *("mixtral", "minimax", "minimax_m2", "phimoe", "kimi_linear", "qwen2_moe", "qwen3_moe", "qwen3_next"),
@@ -28,7 +26,7 @@ _OUT_FIRST = frozenset(
         *("granitemoehybrid", "gemma4", "gemma4_text", "exaone_moe", "longcat_flash", "afmoe", "solar_open", "hy_v3"),
     }
 )
-_KNOWN = _IN_FIRST | _OUT_FIRST | {"qwen3_vl_moe", "qwen3_vl_moe_text"}  # gate before up, or by turns
+_KNOWN = IN_FIRST | _OUT_FIRST | {"qwen3_vl_moe", "qwen3_vl_moe_text"}  # gate before up, or by turns
 _INTERLEAVED = frozenset({"gpt_oss"})  # gate and up row by row in turns, not one after the other
 
 
@@ -82,7 +80,7 @@ def is_transposed(side: Side, other: Side, entry: TensorEntry) -> bool | None:
         if (a == 2 * d and b == c) or (b == 2 * c and a == d):
             return b == 2 * c
     types = side.architecture.types or other.architecture.types
-    in_first, out_first = bool(types & _IN_FIRST), bool(types & _OUT_FIRST)
+    in_first, out_first = bool(types & IN_FIRST), bool(types & _OUT_FIRST)
     return None if in_first == out_first else in_first
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from wanalyze.adapters import Update, rows_of
+from wanalyze.checkpoints import TensorEntry
 from wanalyze.naming import module_name
 from wanalyze.pairing import experts, fused
 from wanalyze.pairing.atom import Atom, Composite, Span
@@ -24,6 +25,7 @@ class Pieces:
     base: Side
     tuned: Side
     taken: dict[str, list[Atom]] = field(default_factory=dict)
+    _experts: dict[str, list[Pair] | str] = field(default_factory=dict)
 
     def pairs(self, update: Update) -> list[Pair] | str:
         """A pair for every matrix of the base that the update is for; the reason where there is none."""
@@ -31,8 +33,10 @@ class Pieces:
         if isinstance(pieces, str):
             return pieces
         found = []
+        # What is one matrix on both sides has been looked for by its name; another way to write that would be a guess.
+        may_be_single = update.index is not None or len(pieces) > 1
         for key, piece in pieces:
-            atom = self._atom(key)
+            atom = self._atom(key, may_be_single=may_be_single)
             if isinstance(atom, str):
                 return atom
             pair = Pair(atom.entry, piece, transposed=atom.transposed)
@@ -41,9 +45,18 @@ class Pieces:
             found.append(pair)
         return found
 
-    def _atom(self, key: str) -> Atom | str:
+    def experts(self, stack: TensorEntry) -> list[Pair] | str:
+        """A pair for every expert of a tensor of the base; the reason where it cannot be taken apart."""
+        if stack.name not in self._experts:
+            is_stack = experts.is_stack(self.base, stack)
+            self._experts[stack.name] = (
+                experts.expert_pairs(self.base, self.tuned, stack, None) if is_stack else "no stack"
+            )
+        return self._experts[stack.name]
+
+    def _atom(self, key: str, *, may_be_single: bool) -> Atom | str:
         single = self._loose.single.get(key)
-        if single is not None:
+        if single is not None and may_be_single:
             return Atom(key, single, self.base.is_conv1d(single))
         composite = self._composites.get(key)
         if composite is None:

@@ -51,17 +51,15 @@ class Tied:
 
 def embedding_for(side: Side, target: str) -> TensorEntry | None:
     """The embedding under the name of a head that is meant and not stored, because it is the embedding."""
-    ends = ends_of(side)
-    is_head = side.module(target) in {head for head, _ in _TIES}
-    if not is_head or ends.head is not None or ends.embedding is None or side.architecture.is_tied is False:
+    if side.module(target) not in {head for head, _ in _TIES} or side.architecture.is_tied is False:
         return None
-    return TensorEntry(target, ends.embedding.content)
+    ends = ends_of(side)
+    return None if ends.head is not None or ends.embedding is None else TensorEntry(target, ends.embedding.content)
 
 
 def tied_to(side: Side, head: TensorEntry) -> str | None:
     """What a reader must know of such a stand-in; None for a tensor that the side stores by its own name."""
-    embedding = ends_of(side).embedding
-    if head.name in side.entries or embedding is None:
+    if head.name in side.entries or (embedding := ends_of(side).embedding) is None:
         return None
     return f"tied to {module_name(embedding.name)} in the {side.whose}"
 

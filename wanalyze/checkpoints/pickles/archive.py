@@ -137,10 +137,10 @@ def open_archive(file: WeightFile) -> Archive:
             found, end = archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
         raise CheckpointError(f"{file.where}: not a whole zip archive ({error}); download it again") from None
+    top = _top(file, [info.orig_filename for info in found])
     for info in found:
         _check(file, info)
     entries = _placed(file, found, end)
-    top = _top(file, [entry.name for entry in entries])
     return _checked(Archive(file, {entry.name.removeprefix(top): entry for entry in entries}))
 
 

@@ -9,7 +9,6 @@ from wanalyze.checkpoints.pickles.opcodes import FORGED, Refused
 from wanalyze.checkpoints.pickles.tensors import MAX_DIMENSIONS, Storage, StorageType, Strided
 from wanalyze.checkpoints.pickles.unpickler import Arguments, Maker, Other
 
-
 _UNSUPPORTED = {"complex32": 32, "complex128": 128, "float4_e2m1fn_x2": 8, "bits8": 8, "bits16": 16}
 # Every dtype that torch 2.13 saves, by its name there; of none has an element less than a byte.
 _TORCH_DTYPES = {

@@ -115,7 +115,7 @@ class Settings:
         if isinstance(value, str):  # 128x128, in old files
             value = [int(part) for part in value.split("x") if part.isdecimal() and len(part) < 9]
         if not isinstance(value, Sequence) or len(value) != 2 or not all(_is_size(size) for size in value):
-            self.refuse(f"{key} is {_cut(value)}, two positive sizes are needed")
+            self.refuse(f"{key} is {_cut(value)}, two positive sizes of at most {_LARGEST} are needed")
         return value[0], value[1]
 
 
