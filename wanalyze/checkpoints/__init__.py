@@ -6,8 +6,9 @@ Headers are parsed without torch; a tensor's bytes are read when it is asked for
 from wanalyze.checkpoints.checkpoint import Checkpoint, TensorEntry
 from wanalyze.checkpoints.dtypes import DType
 from wanalyze.checkpoints.files import WeightFile
+from wanalyze.checkpoints.location import HubLocation
 from wanalyze.checkpoints.mix import Mix, decimal
-from wanalyze.checkpoints.reference import HubLocation, Location, Reference, parse_reference, public
+from wanalyze.checkpoints.reference import Location, Reference, parse_reference, public
 from wanalyze.checkpoints.sources import AdapterFiles, open_checkpoint, open_source
 
 __all__ = [

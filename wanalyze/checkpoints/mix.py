@@ -13,7 +13,7 @@ from wanalyze.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wanalyze.checkpoints.reference import HubLocation
+    from wanalyze.checkpoints.location import HubLocation
 
 MOST_TERMS = 32
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf|infinity"

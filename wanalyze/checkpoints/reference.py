@@ -1,4 +1,4 @@
-"""What the user writes to name a checkpoint or an adapter: a path, a place on the Hub, or a sum of such."""
+"""What the user writes to name a checkpoint or an adapter: a label, and where it lies."""
 
 from __future__ import annotations
 
@@ -8,36 +8,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from wanalyze.checkpoints.formats import names_file
+from wanalyze.checkpoints.location import SCHEME, HubLocation, exists, place
 from wanalyze.checkpoints.mix import Mix, Term, terms_of, written
 from wanalyze.errors import UsageError
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-_SCHEME = "hf:"
-# The Hub's own rules for names; see also `_is_repository`.
-_REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
-_PULL_REQUEST = r"refs/(?:pr|convert)/[^/]*"
-_HUB = re.compile(rf"(?P<repository>[^@/]*/[^@/]*)(?:@(?P<revision>{_PULL_REQUEST}|[^/]*))?(?:/(?P<subfolder>.*))?")
-_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
-
-
-@dataclass(frozen=True)
-class HubLocation:
-    """A repository on the Hub, or a folder or file in it; `str()` is how it is written.
-
-    >>> str(HubLocation("org/name", "refs/pr/1", "unet"))
-    'hf:org/name@refs/pr/1/unet'
-    """
-
-    repository: str
-    revision: str | None = None
-    subfolder: str = ""
-
-    def __str__(self) -> str:
-        revision = self.revision or ""
-        if not re.fullmatch(_PULL_REQUEST, revision):
-            revision = revision.replace("/", "%2F")
-        return f"{_SCHEME}{self.repository}{'@' * bool(revision)}{revision}{'/' * bool(self.subfolder)}{self.subfolder}"
-
 
 Location: TypeAlias = "Path | HubLocation | Mix"
 
@@ -68,7 +43,7 @@ def parse_reference(text: str) -> Reference:
     '0.7*runs/7/last+0.3*hf:org/name'
     """
     label, equals, rest = text.partition("=")
-    if not equals or text.startswith(_SCHEME) or "*" in label or _exists(text):
+    if not equals or text.startswith(SCHEME) or "*" in label or exists(text):
         location = _location(text)
         return Reference(_label_of(location), location)
     if not _LABEL.fullmatch(label):
@@ -91,58 +66,17 @@ def public(location: Location) -> str:
 
 
 def _location(text: str) -> Location:
-    terms = [] if _exists(text) else terms_of(text)
-    return Mix(tuple(Term(weight, _term(name)) for weight, name in terms)) if terms else _place(text)
+    terms = [] if exists(text) else terms_of(text)
+    return Mix(tuple(Term(weight, _term(name)) for weight, name in terms)) if terms else place(text)
 
 
 def _term(text: str) -> Path | HubLocation:
-    place = _place(text)
-    if isinstance(place, Path) and "+" in text and not _exists(text):
+    found = place(text)
+    if isinstance(found, Path) and "+" in text and not exists(text):
         raise UsageError(
             f"{text[:200]!r}: no such file or folder; if these are two terms of a sum, give the second a weight: 1*PATH"
         )
-    return place
-
-
-def _place(text: str) -> Path | HubLocation:
-    if text.startswith(_SCHEME):
-        return _hub(text)
-    if not text or "\0" in text:
-        raise UsageError(f"{text!r} is no path")
-    if _is_repository(text) and not _exists(text):
-        return HubLocation(text)
-    return Path(text)
-
-
-def _hub(text: str) -> HubLocation:
-    found = _HUB.fullmatch(text.removeprefix(_SCHEME).rstrip("/"))
-    if found is None or not _is_repository(found["repository"]):
-        raise UsageError(f"{text[:200]!r} names no repository; write hf:org/name[@revision][/subfolder]")
-    revision, subfolder = found["revision"], found["subfolder"] or ""
-    if revision is not None:
-        revision = re.sub("%2F", "/", revision, flags=re.IGNORECASE)
-        if not _REVISION.fullmatch(revision) or ".." in revision or len(revision) > 200:
-            raise UsageError(f"{text[:200]!r}: {revision[:80]!r} is no revision; a branch, a tag or a commit is needed")
-    if subfolder and not _is_plain(subfolder):
-        raise UsageError(f"{text[:200]!r}: {subfolder[:80]!r} is no folder of a repository")
-    return HubLocation(found["repository"], revision, subfolder)
-
-
-def _is_repository(text: str) -> bool:
-    ends_badly = any(part.endswith(("-", ".")) for part in text.split("/")) or text.endswith(".git")
-    return bool(_REPOSITORY.fullmatch(text)) and not ends_badly and "--" not in text and ".." not in text
-
-
-def _is_plain(path: str) -> bool:
-    parts = path.split("/")
-    return path.isprintable() and not ({"", ".", ".."} & set(parts)) and not (set("\\:") & set(path))
-
-
-def _exists(text: str) -> bool:
-    try:
-        return Path(text).exists()
-    except (OSError, ValueError):  # too long, or no path at all
-        return False
+    return found
 
 
 def _label_of(location: Location) -> str:

@@ -14,10 +14,11 @@ from wanalyze.checkpoints.files import LocalFile, WeightFile
 from wanalyze.checkpoints.folders import Folder, LocalFolder
 from wanalyze.checkpoints.formats import FORMATS, SAFETENSORS, Format, Listing, format_of
 from wanalyze.checkpoints.hyperparameters import read_hyperparameters
+from wanalyze.checkpoints.location import HubLocation
 from wanalyze.checkpoints.mix import Mix
 from wanalyze.checkpoints.quantised import restore
 from wanalyze.checkpoints.recognise import BESIDE, recognise
-from wanalyze.checkpoints.reference import HubLocation, Location
+from wanalyze.checkpoints.reference import Location
 from wanalyze.checkpoints.shards import Family, families, family_of, read_family, read_index
 from wanalyze.checkpoints.strict_json import read_object
 from wanalyze.errors import CheckpointError, UsageError
@@ -222,9 +223,8 @@ def _notes(chosen: _Choice, choices: Sequence[_Choice], read: Collection[str]) -
     others = [name for name in others if name not in read]
     if not others:
         return ()
-    return (
-        f"{printable(chosen.name)} was read; {', '.join(others[:4])}{', …' if len(others) > 4 else ''} beside it was not",
-    )
+    listed = ", ".join(others[:4]) + (", …" if len(others) > 4 else "")
+    return (f"{printable(chosen.name)} was read; {listed} beside it was not",)
 
 
 def _why_not(folder: Folder, choices: Sequence[_Choice]) -> str:

@@ -9,7 +9,7 @@ from threading import Lock
 from wanalyze.checkpoints.files import Range, check_memory
 from wanalyze.checkpoints.hub.spans import MOST, Span, spans
 from wanalyze.checkpoints.hub.transport import Answer, get
-from wanalyze.checkpoints.reference import HubLocation
+from wanalyze.checkpoints.location import HubLocation
 from wanalyze.errors import CheckpointError
 
 _AHEAD = 100_000  # bytes that a small read fetches: nearly every header of safetensors fits

@@ -14,7 +14,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from wanalyze.checkpoints.files import Range
 from wanalyze.checkpoints.hub import refusals
-from wanalyze.checkpoints.reference import HubLocation
+from wanalyze.checkpoints.location import HubLocation
 from wanalyze.errors import CheckpointError
 from wanalyze.version import VERSION
 
