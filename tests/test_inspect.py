@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -187,7 +188,10 @@ def test_headers_are_enough(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "model.layers.1.mlp.down_proj.weight" in cli("inspect", FIXTURES / "base").out
     found = json.loads(cli("inspect", FIXTURES / "lora-r8", "--headers", "--format", "json").out)
     assert {change["status"] for change in found["adapter"]["changes"]} == {"skipped"}
-    assert [file["sha256"] for file in found["files"]] == [None]
+    assert {file["name"]: file["sha256"] for file in found["files"]} == {
+        "adapter_model.safetensors": None,
+        "adapter_config.json": None,
+    }
 
 
 def test_json_and_csv_hold_every_module(cli: Run) -> None:
@@ -202,6 +206,12 @@ def test_json_and_csv_hold_every_module(cli: Run) -> None:
         assert {key: float(row[key]) for key in ALONE} == change["metrics"]
     listed = [*csv.DictReader(cli("inspect", FIXTURES / "base", "--format", "csv").out.splitlines())]
     assert {row["name"] for row in listed} == wanalyze.open_checkpoint(FIXTURES / "base").entries.keys()
+
+
+def test_the_files_of_an_adapter_are_hashed() -> None:
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    found = {file.name: file.sha256 for file in wanalyze.inspect(FIXTURES / "lora-r8").files}
+    assert found == {name: sha256((FIXTURES / "lora-r8" / name).read_bytes()).hexdigest() for name in names}
 
 
 def test_the_table_has_a_row_for_each_kind(cli: Run) -> None:

@@ -64,7 +64,7 @@ def _inventory(
         revision=weights.revision,
         files=[
             File(name=file.name, size=file.size, sha256=file.sha256() if hashed and file.is_whole else None)
-            for file in weights.files
+            for file in (*weights.files, *weights.beside)
         ],
         notes=list(notes),
         tensors=[_entry(name, entry) for name, entry in weights.entries.items()],
