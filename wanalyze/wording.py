@@ -14,8 +14,8 @@ NOT_MEASURED = "–"
 def number(value: float | int | None, digits: int = 3) -> str:
     """Three significant digits without an exponent where that is short; a dash for what was not measured.
 
-    >>> number(112.4), number(0.04567), number(None), number(12), number(3e-7), number(100000.0)
-    ('112', '0.0457', '–', '12', '3.00e-07', '100,000')
+    >>> number(112.4), number(0.04567), number(None), number(12), number(3e-7), number(100000.0), number(999.9)
+    ('112', '0.0457', '–', '12', '3.00e-07', '100,000', '1,000')
     """
     if value is None:
         return NOT_MEASURED
@@ -23,7 +23,7 @@ def number(value: float | int | None, digits: int = 3) -> str:
         return f"{value:,.0f}"
     if abs(value) < 1e-4:
         return f"{value:.{digits - 1}e}"
-    if abs(value) >= 10**digits:
+    if abs(float(f"{value:.{digits}g}")) >= 10**digits:
         return f"{value:,.0f}"
     return f"{value:#.{digits}g}".rstrip(".")
 
