@@ -206,6 +206,7 @@ def test_without_script_all_is_there(browser: sync_api.Browser, address: str) ->
     reader = Reader(browser, address, java_script_enabled=False)
     assert reader.tab.locator("#modules tbody tr").count() == 50
     assert reader.tab.locator("#module svg").count() > 10
+    assert reader.tab.get_by_text("PEFT takes them").first.is_visible()
     assert not reader.tab.locator("#filter").is_visible()
     assert reader.tab.locator("#where .map:visible").count() == 1
     reader.tab.locator("#pick-changed_fraction").check()  # the stylesheet chooses
@@ -242,6 +243,11 @@ def test_it_prints_with_every_map(reader: Reader, tmp_path: Path) -> None:
     reader.tab.emulate_media(media="print")
     assert reader.tab.locator("#where .map:visible").count() == 8
     assert not reader.tab.locator("#filter").is_visible()
+    assert not reader.tab.get_by_text("PEFT takes them").first.is_visible()
+    reader.tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert reader.tab.get_by_text("PEFT takes them").first.is_visible()
+    reader.tab.set_viewport_size({"width": 760, "height": 1000})  # about A4
+    assert reader.tab.evaluate("document.documentElement.scrollWidth") <= 760
     pdf = reader.tab.pdf(path=tmp_path / "page.pdf")
     assert pdf.startswith(b"%PDF")
     assert len(pdf) > 20_000

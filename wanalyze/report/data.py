@@ -6,21 +6,17 @@ import json
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from wanalyze.report.detail import Matrix
 from wanalyze.report.sheet import COLUMNS, Sheet, shortened
 
 Key = TypeVar("Key", bound=Hashable)
 
 
-def data(
-    sheet: Sheet, keys: Sequence[str], kinds: Sequence[str], details: Mapping[int, Matrix], facts: Mapping[str, object]
-) -> str:
-    """`keys` are the columns that go in; `kinds` come first among the kinds, as in the maps."""
+def numbers(sheet: Sheet, keys: Sequence[str], kinds: Sequence[str]) -> dict[str, object]:
+    """The columns of `keys`; `kinds` come first among the kinds, as in the maps."""
     models, names = range(len(sheet.models)), range(len(sheet.names))
     places = [(model, name) for model in models for name in names]
     known, kind = _numbered([place.kind for place in sheet.places], kinds)
-    value = {
-        **facts,
+    return {
         "models": sheet.models,
         "names": sheet.names,
         "kind": ([shortened(kind) for kind in known], kind),
@@ -32,13 +28,12 @@ def data(
         "whole": [int(whole(sheet, key)) for key in COLUMNS],
         "others": [key for key in COLUMNS if key not in keys],
         "columns": {key: [sheet.short(place, key) for place in places] for key in keys},
-        "details": {name: matrix.code for name, matrix in details.items()},
     }
-    return inert(json.dumps(value, separators=(",", ":"), allow_nan=False))
 
 
-def inert(text: str) -> str:
+def inert(value: Mapping[str, object]) -> str:
     """JSON in which no `<`, `>` or `&` is left to be read as HTML."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

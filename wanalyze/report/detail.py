@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import TypeAlias
 
@@ -44,7 +44,8 @@ class Detail:
 
     @property
     def code(self) -> list[object]:
-        return list(astuple(self))
+        spectra = [self.tuned, self.update, self.edge]
+        return [*spectra, self.left, self.right, self.similarity_left, self.similarity_right]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import median, quantiles
@@ -89,7 +89,10 @@ def maps_of(sheet: Sheet, top_k: int, epsilon: float, found: set[str | None]) ->
     cells = _cells(sheet)
     frame = _frame(sheet)
     known = [COLUMNS[key] for key in MAPPED if sheet.values(key)]
-    drawn = [_metric_map(column, _scale(column, sheet, top_k, epsilon), frame, cells, sheet, found) for column in known]
+    drawn = [
+        _metric_map(column, _scale(column, cells.values(), top_k, epsilon), frame, cells, sheet, found)
+        for column in known
+    ]
     hit = [key for key in ("intruders_left", "intruders_right") if any(sheet.values(key))]
     chosen = [*hit, *(column.key for column in known), ""][0]
     return Maps(frame, chosen, drawn, [COLUMNS[key] for key in MAPPED if COLUMNS[key] not in known])
@@ -125,12 +128,12 @@ def _frame(sheet: Sheet) -> Frame:
     return Frame(kinds, layers, 7 * min(_LABEL, max(map(len, kinds), default=0)) + 6)
 
 
-def _scale(column: Column, sheet: Sheet, top_k: int, epsilon: float) -> Scale:
+def _scale(column: Column, rows: Iterable[Row], top_k: int, epsilon: float) -> Scale:
     if column.key.startswith("intruders"):
         return counts(top_k, column.unit)
     if column.key.startswith("worst_cosine"):
         return cosines(epsilon, column.unit)
-    return logarithmic([row.values[column.key] or 0 for row in sheet.rows.values()], column.unit)
+    return logarithmic([row.values[column.key] or 0 for row in rows], column.unit)
 
 
 def _metric_map(

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,7 +16,7 @@ from wanalyze import wording
 from wanalyze.metrics import EXPLAINED
 from wanalyze.printable import printable
 from wanalyze.report import chart, detail, differences
-from wanalyze.report.data import data
+from wanalyze.report.data import inert, numbers
 from wanalyze.report.detail import Matrix
 from wanalyze.report.maps import MAPPED, Maps, cut_from_maps, maps_of
 from wanalyze.report.scale import RAMP
@@ -33,17 +32,7 @@ MOST_BYTES = 5_000_000
 _LISTED = 60  # models, files, notes, reasons
 _PROSE = 400  # characters of a reason or a note
 _ALIKE = 6  # similarity maps side by side
-_FEW_ROWS = (
-    300  # up to which every number is in a column; of more rows the numbers that no table shows come with curves
-)
-
-
-@dataclass(frozen=True)
-class _Budget:
-    """How much goes into a page: matrices, and the bytes that curves may fill it up to."""
-
-    names: int
-    total: int
+_FEW_ROWS = 300  # up to which every number is in a column; of more rows those that no table shows come with curves
 
 
 def page(result: Result, *, most_bytes: int = MOST_BYTES) -> str:
@@ -53,142 +42,118 @@ def page(result: Result, *, most_bytes: int = MOST_BYTES) -> str:
     """
     names = len({module.name for module in result.modules})
     while True:
-        text = _page(result, _Budget(names, _room(len(result.modules))))
+        text = _page(result, sheet(result, names))
         if len(text.encode()) <= most_bytes or not names:
             return text
         names //= 2
 
 
+def _page(result: Result, sheet: Sheet) -> str:
+    """The page twice: without curves, to learn how much room is left, and with them."""
+    found = {finding.module for finding in result.findings}
+    order = remarkable(sheet, found)
+    maps = maps_of(sheet, result.settings.top_k, result.settings.epsilon, found)
+    keys = [key for key in COLUMNS if len(sheet.rows) <= _FEW_ROWS or key in (*TABLE_COLUMNS, *MAPPED)]
+    others = [key for key in COLUMNS if key not in keys]
+    ranked_by = maps.chosen or "relative_norm"
+    columns = numbers(sheet, keys, maps.frame.kinds)
+    facts = columns | _geometry(result, sheet, maps) | {"sort": ranked_by, "first": order[0] if order else None}
+    fixed = (
+        _shared(result, sheet)
+        | _head(result, sheet)
+        | _where(sheet, maps, found)
+        | _models(result, sheet)
+        | _modules(sheet, ranked_by)
+        | _module(result, sheet, order, others)
+        | _method(result)
+    )
+    template = _environment().get_template("page.html")
+
+    def render(curves: Mapping[int, Matrix]) -> str:
+        details = {name: matrix.code for name, matrix in curves.items()}
+        return template.render(fixed, detailed=len(curves), data=Markup(inert(facts | {"details": details})))
+
+    room = _room(len(sheet.rows)) - len(render({}).encode())
+    return render(_curves(result, sheet, order, others, room))
+
+
 def _room(rows: int) -> int:
-    """Bytes up to which a page is filled with curves: 290 kB for 672 rows, 1.9 MB for 10 000."""
+    """Bytes up to which a page is filled with curves: 290 kB for 672 rows, 1.8 MB for 10 000 and more."""
     return 290_000 + 165 * max(0, min(rows, 10_000) - 672)
 
 
-def _page(result: Result, budget: _Budget) -> str:
-    page = _Page(result, sheet(result, budget.names))
-    bare = page.render({})
-    return page.render(page.curves(budget.total - len(bare.encode())))
-
-
-class _Page:
-    """What both renderings share."""
-
-    def __init__(self, result: Result, sheet: Sheet) -> None:
-        found = {finding.module for finding in result.findings}
-        settings = result.settings
-        self.result, self.sheet = result, sheet
-        self.order = remarkable(sheet, found)
-        self.maps: Maps = maps_of(sheet, settings.top_k, settings.epsilon, found)
-        self.ranked_by = COLUMNS[self.maps.chosen or "relative_norm"]
-        few = len(sheet.rows) <= _FEW_ROWS
-        self.keys = [key for key in COLUMNS if few or key in TABLE_COLUMNS or key in MAPPED]
-        self.longest = max((min(place.shape) for place in sheet.places), default=2)
-        self.fixed = self._fixed(found)
-        self.template = _environment().get_template("page.html")
-
-    def matrix(self, name: int) -> Matrix:
-        return detail.matrix(self.result, self.sheet, name, [key for key in COLUMNS if key not in self.keys])
-
-    def curves(self, room: int) -> dict[int, Matrix]:
-        """Of the most remarkable matrices, as many as there is room for; similarities fill at most half of it."""
-        found: dict[int, Matrix] = {}
-        used = 0
-        for name in self.order:
-            matrix = self.matrix(name)
-            if used + _size(matrix) > room / 2:
-                matrix = matrix.short
-            used += _size(matrix)
-            if used > room:
-                break
-            found[name] = matrix
-        return found
-
-    def render(self, curves: Mapping[int, Matrix]) -> str:
-        return self.template.render(self.fixed, detailed=len(curves), data=Markup(self._data(curves)))
-
-    def _data(self, curves: Mapping[int, Matrix]) -> str:
-        facts: dict[str, object] = {
-            "sort": self.ranked_by.key,
-            "chosen": self.maps.chosen,
-            "layers": self.maps.frame.layers,
-            "mapped": len(self.maps.frame.kinds),
-            "pitch": self.maps.frame.pitch,
-            "longest": max(self.longest, 2),
-            "width": detail.WIDTH,
-            "height": detail.HEIGHT,
-            "epsilon": self.result.settings.epsilon,
-            "first": self.order[0] if self.order else None,
-        }
-        return data(self.sheet, self.keys, self.maps.frame.kinds, curves, facts)
-
-    def _fixed(self, found: set[str | None]) -> dict[str, object]:
-        result, sheet = self.result, self.sheet
-        style, script = _text("page.css"), _text("page.js")
-        first = self.order[0] if self.order else None
-        first_matrix = Matrix([], [], []) if first is None else self.matrix(first)
-        labels = ", ".join(sheet.models[:4]) + (f" and {len(sheet.models) - 4} more" if len(sheet.models) > 4 else "")
-        tone, shape = _tone(result)
-        all_files = wording.files(result)
-        return {
-            "title": f"{labels} against {shortened(result.base.ref)}",
-            "result": result,
-            "sheet": sheet,
-            "style": chart.style,
-            "style_sheet": Markup(style),
-            "style_hash": _hash(style),
-            "script": Markup(script),
-            "script_hash": _hash(script),
-            "tone": tone,
-            "shape": shape,
-            "verdict": wording.verdict(result),
-            "evidence": wording.evidence(result),
-            "findings": result.findings,
-            "found": found,
-            "failures": wording.failures(result),
-            "maps": self.maps,
-            "ramp": RAMP,
-            "gaps": _gaps(self.maps),
-            "cut": cut_from_maps(sheet),
-            "outside": [sheet.names[i] for i, place in enumerate(sheet.places) if place.layer is None],
-            "listed_models": result.models[:_LISTED],
-            "most_models": differences.MOST_MODELS,
-            "weights": f"{max((model.summary.weights for model in result.models), default=0):,}",
-            "kept": lambda model: _kept(model, result),
-            "charts": _charts(result, sheet),
-            "row_count": len(sheet.rows),
-            "table": sheet.ranked(self.ranked_by.key)[:TABLE_ROWS],
-            "columns": [COLUMNS[key] for key in TABLE_COLUMNS if sheet.values(key)],
-            "ranked_by": self.ranked_by,
-            "percentile": lambda *place: _or_dash(sheet.percentile(*place)),
-            "value": lambda m, n, key: sheet.rows[m, n].values[key] if (m, n) in sheet.rows else None,
-            "all_columns": list(COLUMNS.values()),
-            "first": first,
-            "about": _about(sheet, first),
-            "matrix": first_matrix,
-            "alike": [(m, one) for m, one in enumerate(first_matrix.models) if one and one.similarity_left][:_ALIKE],
-            "has_experts": any(row.experts > 1 for row in sheet.rows.values()),
-            "longest": self.longest,
-            "width": detail.WIDTH,
-            "height": detail.HEIGHT,
-            "epsilon": result.settings.epsilon,
-            "points": detail.points,
-            "marks": detail.marks,
-            "flags": detail.flags,
-            "squares": detail.squares,
-            "metrics": EXPLAINED,
-            "account": wording.account,
-            "coverage": wording.coverage,
-            "merged": wording.merged(result)[:_LISTED],
-            "skipped": wording.skipped_reasons(result)[:_LISTED],
-            "notes": [shortened(note, _PROSE) for note in wording.notes(result)[:_LISTED]],
-            "files": all_files[:_LISTED],
-            "file_count": len(all_files),
-        }
+def _curves(result: Result, sheet: Sheet, order: Sequence[int], others: Sequence[str], room: int) -> dict[int, Matrix]:
+    """Of the most remarkable matrices, as many as there is room for; with similarities up to half of it."""
+    found: dict[int, Matrix] = {}
+    used = 0
+    for name in order:
+        matrix = detail.matrix(result, sheet, name, others)
+        if used + _size(matrix) > room / 2:
+            matrix = matrix.short
+        used += _size(matrix)
+        if used > room:
+            break
+        found[name] = matrix
+    return found
 
 
 def _size(matrix: Matrix) -> int:
     """Bytes as JSON, about."""
     return len(json.dumps(matrix.code, separators=(",", ":"))) + 8
+
+
+def _geometry(result: Result, sheet: Sheet, maps: Maps) -> dict[str, object]:
+    """What the script must know to find cells and to draw curves."""
+    return {
+        "chosen": maps.chosen,
+        "layers": maps.frame.layers,
+        "mapped": len(maps.frame.kinds),
+        "pitch": maps.frame.pitch,
+        "longest": _longest(sheet),
+        "width": detail.WIDTH,
+        "height": detail.HEIGHT,
+        "epsilon": result.settings.epsilon,
+    }
+
+
+def _longest(sheet: Sheet) -> int:
+    """How many singular values the largest matrix has."""
+    return max([2, *(min(place.shape) for place in sheet.places)])
+
+
+def _shared(result: Result, sheet: Sheet) -> dict[str, object]:
+    """What several sections use."""
+    return {
+        "result": result,
+        "sheet": sheet,
+        "epsilon": result.settings.epsilon,
+        "style": chart.style,
+        "ramp": RAMP,
+        "most_models": differences.MOST_MODELS,
+        "listed_models": result.models[:_LISTED],
+        "percentile": lambda *place: _or_dash(sheet.percentile(*place)),
+        "flags": detail.flags,
+        "squares": detail.squares,
+    }
+
+
+def _head(result: Result, sheet: Sheet) -> dict[str, object]:
+    style, script = _text("page.css"), _text("page.js")
+    labels = sheet.models[:4] + ([f"{len(sheet.models) - 4} more"] if len(sheet.models) > 4 else [])
+    tone, shape = _tone(result)
+    return {
+        "title": f"{wording.listed(labels)} against {shortened(result.base.ref)}",
+        "style_sheet": Markup(style),
+        "style_hash": _hash(style),
+        "script": Markup(script),
+        "script_hash": _hash(script),
+        "tone": tone,
+        "shape": shape,
+        "verdict": wording.verdict(result),
+        "evidence": wording.evidence(result),
+        "findings": result.findings,
+        "failures": wording.failures(result),
+    }
 
 
 def _tone(result: Result) -> tuple[str, str]:
@@ -199,9 +164,27 @@ def _tone(result: Result) -> tuple[str, str]:
     return ("review", "▲") if hit else ("ordinary", "●")
 
 
-def _charts(result: Result, sheet: Sheet) -> Sequence[tuple[str, str, Sequence[chart.Panel]]]:
+def _where(sheet: Sheet, maps: Maps, found: set[str | None]) -> dict[str, object]:
+    return {
+        "maps": maps,
+        "found": found,
+        "gaps": _gaps(maps),
+        "cut": cut_from_maps(sheet),
+        "outside": [sheet.names[i] for i, place in enumerate(sheet.places) if place.layer is None],
+    }
+
+
+def _gaps(maps: Maps) -> str:
+    """Lines between the cells of a strip."""
+    frame = maps.frame
+    across = (f"M0 {row * frame.pitch}h{frame.width}" for row in range(len(frame.kinds) + 1))
+    down = (f"M{column * frame.pitch} 0v{frame.height}" for column in range(len(frame.layers) + 1))
+    return "".join([*across, *down])
+
+
+def _models(result: Result, sheet: Sheet) -> dict[str, object]:
     settings = result.settings
-    return (
+    charts = (
         (
             "Spectra of the updates",
             "σ / σ₁ of ΔW against its number i, the median over the matrices of a kind; both axes logarithmic. "
@@ -220,6 +203,11 @@ def _charts(result: Result, sheet: Sheet) -> Sequence[tuple[str, str, Sequence[c
             differences.intruder_curves(result),
         ),
     )
+    return {
+        "weights": f"{max((model.summary.weights for model in result.models), default=0):,}",
+        "kept": lambda model: _kept(model, result),
+        "charts": charts,
+    }
 
 
 def _kept(model: Model, result: Result) -> str:
@@ -238,24 +226,61 @@ def _bytes(count: int) -> str:
     return f"{wording.number(count / 1000**power if power else count)} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
-def _gaps(maps: Maps) -> str:
-    """Lines between the cells of a strip."""
-    frame = maps.frame
-    across = (f"M0 {row * frame.pitch}h{frame.width}" for row in range(len(frame.kinds) + 1))
-    down = (f"M{column * frame.pitch} 0v{frame.height}" for column in range(len(frame.layers) + 1))
-    return "".join([*across, *down])
+def _modules(sheet: Sheet, ranked_by: str) -> dict[str, object]:
+    return {
+        "row_count": len(sheet.rows),
+        "table": sheet.ranked(ranked_by)[:TABLE_ROWS],
+        "columns": [COLUMNS[key] for key in TABLE_COLUMNS if sheet.values(key)],
+        "ranked_by": COLUMNS[ranked_by],
+    }
 
 
-def _about(sheet: Sheet, name: int | None) -> str:
-    if name is None:
-        return ""
+def _module(result: Result, sheet: Sheet, order: Sequence[int], others: Sequence[str]) -> dict[str, object]:
+    """The matrix that stands out most; the script puts others in its place."""
+    first = order[0] if order else None
+    matrix = Matrix([], [], []) if first is None else detail.matrix(result, sheet, first, others)
+    return {
+        "first": first,
+        "about": "" if first is None else _about(sheet, first),
+        "matrix": matrix,
+        "alike": [(m, one) for m, one in enumerate(matrix.models) if one and one.similarity_left][:_ALIKE],
+        "has_experts": any(row.experts > 1 for row in sheet.rows.values()),
+        "all_columns": list(COLUMNS.values()),
+        "value": lambda model, name, key: row.values[key] if (row := sheet.rows.get((model, name))) else None,
+        "longest": _longest(sheet),
+        "width": detail.WIDTH,
+        "height": detail.HEIGHT,
+        "points": detail.points,
+        "marks": detail.marks,
+    }
+
+
+def _about(sheet: Sheet, name: int) -> str:
     place = sheet.places[name]
     layer = "" if place.layer is None else f", layer {place.layer}"
     return f"{' × '.join(map(str, place.shape))}, {place.dtype}{layer}, {shortened(place.kind)}"
 
 
+def _method(result: Result) -> dict[str, object]:
+    read = wording.files(result)
+    return {
+        "metrics": EXPLAINED,
+        "account": wording.account,
+        "coverage": wording.coverage,
+        "merged": wording.merged(result)[:_LISTED],
+        "skipped": wording.skipped_reasons(result)[:_LISTED],
+        "notes": [_prose(note) for note in wording.notes(result)[:_LISTED]],
+        "files": read[:_LISTED],
+        "file_count": len(read),
+    }
+
+
 def _or_dash(value: int | None) -> str:
     return wording.NOT_MEASURED if value is None else str(value)
+
+
+def _prose(text: str) -> str:
+    return shortened(text, _PROSE)
 
 
 def _hash(text: str) -> str:
@@ -276,7 +301,5 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters.update(
-        number=wording.number, share=wording.share, short=shortened, prose=lambda text: shortened(text, _PROSE)
-    )
+    environment.filters.update(number=wording.number, share=wording.share, short=shortened, prose=_prose)
     return environment
