@@ -260,6 +260,33 @@ def test_a_phone_scrolls_no_page_sideways(browser: sync_api.Browser, address: st
     reader.context.close()
 
 
+def test_a_module_that_did_not_fit_shows_its_numbers_and_says_so(browser: sync_api.Browser, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(page(made_up(224, 2)), encoding="utf-8")
+    reader = Reader(browser, file.as_uri())
+    assert not reader.tab.locator("#folded").is_visible()
+    reader.tab.locator("th[data-k=relative_norm] button").click()
+    reader.tab.locator("th[data-k=relative_norm] button").click()  # those that moved least
+    reader.tab.locator("#modules tbody a").first.click()
+    assert reader.tab.locator("#folded").is_visible()
+    numbers = reader.texts("#numbers tbody td:nth-child(2)")
+    assert "left out" in numbers
+    assert any(re.match(r"\d", number) for number in numbers)
+    assert reader.complaints == []
+    reader.context.close()
+
+
+def test_an_empty_run_breaks_nothing(browser: sync_api.Browser, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(page(made_up(0, 1)), encoding="utf-8")
+    reader = Reader(browser, file.as_uri())
+    assert reader.text(".says").startswith("?")
+    reader.tab.locator("#filter").fill("x")
+    assert reader.text("#count") == "0 of 0 rows"
+    assert reader.complaints == []
+    reader.context.close()
+
+
 def test_hostile_names_run_nothing(browser: sync_api.Browser, hostile: Result, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     file.write_text(page(hostile), encoding="utf-8")

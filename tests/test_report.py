@@ -9,6 +9,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import median
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from wanalyze.report import page
 from wanalyze.report.detail import flags, marks, packed, points, squares
 from wanalyze.report.scale import cosines, counts, logarithmic
 from wanalyze.report.sheet import sheet
-from wanalyze.result import Finding, Result
+from wanalyze.result import Finding, Result, Status
 from wanalyze.terminal import modules_table, summary
 
 
@@ -177,16 +178,22 @@ def test_percentiles_are_ranks_among_the_kind_of_one_model() -> None:
     assert [found.percentile(1, n, "relative_norm") for n in ranked] == [5, 15, 25, 35, 45, 55, 65, 75, 85, 95]
 
 
-def test_a_finding_is_named_linked_and_ringed() -> None:
-    result = made_up(14, 1)
+def test_a_finding_is_named_linked_and_ringed_in_its_model_alone() -> None:
+    result = made_up(14, 2)
+    name = result.modules[3].name
+    experts = [
+        module.model_copy(update={"name": f"{module.name}[{i}]"})
+        for module in result.modules
+        for i in range(3 if module.name == name else 1)
+    ]
     finding = Finding(
-        **{"code": "WA101", "severity": "high", "model": "model-0", "module": result.modules[3].name},
+        **{"code": "WA101", "severity": "high", "model": "model-0", "module": f"{name}[2]"},
         **{"value": 0.5, "limit": 0.1, "message": "moved <far>"},
     )
-    text = page(result.model_copy(update={"findings": [finding]}))
+    text = page(result.model_copy(update={"modules": experts, "findings": [finding]}))
     assert "moved &lt;far&gt; (0.500, limit 0.100)" in text
-    assert f'href="#m={result.modules[3].name}"' in text
-    assert text.count('<rect class="ring"') == 2 * text.count('class="map ')  # in the legend and on the cell
+    assert f'href="#m={quote(name + "[*]")}">{name}[2]</a>' in text
+    assert text.count('<rect class="ring"') == 2 * text.count('class="map ')  # in the legend and on one cell
 
 
 def test_spectra_and_cosines_are_drawn_where_they_are() -> None:
@@ -206,8 +213,25 @@ def test_a_similarity_survives_its_code() -> None:
         assert cells.get((str(x), str(y)), 0) == min(int(alike[y, x] * 7), 6)
 
 
-def test_what_was_not_measured_says_so(trained: Result) -> None:
-    assert page(trained).count("<p>not measured</p>") or any("similarity" in key for key in trained.arrays)
+def test_a_run_without_similarities_says_so() -> None:
+    result = made_up(7, 2)
+    assert page(result).count("<p hidden>not measured</p>") == 4  # both sides of both models
+    result._arrays = {key: array for key, array in result.arrays.items() if "similarity" not in key}
+    assert page(result).count("<p>not measured</p>") == 4
+    assert "Not measured in this run." in page(result)
+
+
+@pytest.mark.parametrize("modules", [0, 1, 5])
+def test_a_page_of_little_is_a_page(modules: int) -> None:
+    result = made_up(modules, 1)
+    bare = [
+        module.model_copy(update={"layer": None, "status": Status.unchanged, "metrics": {}, "max_cosine_left": []})
+        for module in result.modules
+    ]
+    for few in (result, result.model_copy(update={"modules": bare})):
+        tags = Page(page(few)).tags
+        assert sum(tag == "h1" for tag, _ in tags) == 1
+        assert sum(attributes.get("data-model") is not None for _, attributes in tags) in (0, 8)
 
 
 def test_nothing_measured_is_never_called_nothing_changed(tmp_path: Path) -> None:

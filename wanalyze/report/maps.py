@@ -84,14 +84,13 @@ class Maps:
     unmeasured: list[Column]
 
 
-def maps_of(sheet: Sheet, top_k: int, epsilon: float, found: set[str | None]) -> Maps:
+def maps_of(sheet: Sheet, top_k: int, epsilon: float) -> Maps:
     """A map of each metric of MAPPED that was measured at all; the one that the verdict rests on is chosen."""
     cells = _cells(sheet)
     frame = _frame(sheet)
-    known = [COLUMNS[key] for key in MAPPED if sheet.values(key)]
+    known = [COLUMNS[key] for key in MAPPED if any(row.values[key] is not None for row in cells.values())]
     drawn = [
-        _metric_map(column, _scale(column, cells.values(), top_k, epsilon), frame, cells, sheet, found)
-        for column in known
+        _metric_map(column, _scale(column, cells.values(), top_k, epsilon), frame, cells, sheet) for column in known
     ]
     hit = [key for key in ("intruders_left", "intruders_right") if any(sheet.values(key))]
     chosen = [*hit, *(column.key for column in known), ""][0]
@@ -136,16 +135,14 @@ def _scale(column: Column, rows: Iterable[Row], top_k: int, epsilon: float) -> S
     return logarithmic([row.values[column.key] or 0 for row in rows], column.unit)
 
 
-def _metric_map(
-    column: Column, scale: Scale, frame: Frame, cells: _Cells, sheet: Sheet, found: set[str | None]
-) -> MetricMap:
+def _metric_map(column: Column, scale: Scale, frame: Frame, cells: _Cells, sheet: Sheet) -> MetricMap:
     models = range(len(sheet.models))
-    strips = [_strip(model, column.key, scale, frame, cells, found) for model in models]
+    strips = [_strip(model, column.key, scale, frame, cells) for model in models]
     crowded = len(models) * len(frame.kinds) * len(frame.layers) > _MOST_CELLS
     return MetricMap(column, scale, strips, _quantiles(column, frame, cells, sheet) if crowded else [])
 
 
-def _strip(model: int, key: str, scale: Scale, frame: Frame, cells: _Cells, found: set[str | None]) -> Strip:
+def _strip(model: int, key: str, scale: Scale, frame: Frame, cells: _Cells) -> Strip:
     paths: dict[int, list[str]] = defaultdict(list)
     rings, medians = [], []
     for y, kind in enumerate(frame.kinds):
@@ -154,7 +151,7 @@ def _strip(model: int, key: str, scale: Scale, frame: Frame, cells: _Cells, foun
         steps = [None if value is None else scale.step(value) for value in values]
         for step, x, length in _runs(steps):
             paths[step].append(f"M{x} {y}h{length}")
-        rings += [(x, y) for x, row in enumerate(rows) if row and row.module.name in found]
+        rings += [(x, y) for x, row in enumerate(rows) if row and row.findings]
         known = [value for value in values if value is not None]
         medians.append((f"{median(known):g}" if scale.whole else number(median(known))) if known else "")
     return Strip(model, [(step, "".join(paths[step])) for step in sorted(paths)], rings, medians)

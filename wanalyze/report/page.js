@@ -4,7 +4,7 @@
   const $ = (selector, inside = document) => inside.querySelector(selector);
   const $$ = (selector, inside = document) => [...inside.querySelectorAll(selector)];
   const D = JSON.parse($("#data").textContent), N = D.names.length;
-  const [where, tip, filter, all, csv] = ["where", "tip", "filter", "all", "csv"].map(id => document.getElementById(id));
+  const [where, tip, filter, all, csv] = ["#where", "#tip", "#filter", "#all", "#csv"].map(id => $(id));
 
   /* Numbers: column k of matrix n in model m. */
   const said = (name, i) => D[name][0][D[name][1][i]];
@@ -51,35 +51,40 @@
       list.push({ m, n, by, none: by == null, fine: !status.startsWith("failed"), norm: value("relative_norm", m, n) });
     }));
     const compare = (a, b) => a.by < b.by ? -sign : a.by > b.by ? sign : 0;
-    list.sort((a, b) => a.fine - b.fine || a.none - b.none || compare(a, b) || b.norm - a.norm || a.n - b.n || a.m - b.m);
+    list.sort((a, b) =>
+      a.fine - b.fine || a.none - b.none || compare(a, b) || b.norm - a.norm || a.n - b.n || a.m - b.m);
     return { k, sign, list };
   };
-  const cell = (row, tag, text, like) => Object.assign(row.appendChild(document.createElement(tag)), { className: like, textContent: text });
+  const add = (parent, tag, textContent, className = "") =>
+    Object.assign(parent.appendChild(document.createElement(tag)), { textContent, className });
   const table = s => {
-    const { k, sign, list } = rows(s), some = list.slice(0, s.has("all") ? MANY : FEW), ranked = k in D.columns ? k : D.sort;
+    const { k, sign, list } = rows(s), ranked = k in D.columns ? k : D.sort;
+    const some = list.slice(0, s.has("all") ? MANY : FEW), count = number => number.toLocaleString("en");
     $("#modules tbody").replaceChildren(...some.map(({ m, n }) => {
       const tr = document.createElement("tr");
       heads.forEach(({ className }, i) => {
-        if (keys[i] !== "module") return cell(tr, "td", words[keys[i]]?.(m, n, ranked) ?? show(value(keys[i], m, n), keys[i]), className);
-        const th = cell(tr, "th", "", className);
+        const text = words[keys[i]]?.(m, n, ranked) ?? show(value(keys[i], m, n), keys[i]);
+        if (keys[i] !== "module") return add(tr, "td", text, className);
+        const th = add(tr, "th", "", className);
         th.scope = "row";
-        cell(th, "a", D.names[n], "").href = "#" + new URLSearchParams({ m: D.names[n] });
+        add(th, "a", text).href = "#" + new URLSearchParams({ m: text });
       });
       return tr;
     }));
-    heads.forEach((head, i) => keys[i] === k ? head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending") : head.removeAttribute("aria-sort"));
-    $("#count").textContent = `${some.length.toLocaleString("en")} of ${list.length.toLocaleString("en")} rows`;
+    heads.forEach((head, i) => head.ariaSort = keys[i] !== k ? null : sign > 0 ? "ascending" : "descending");
+    $("#count").textContent = `${count(some.length)} of ${count(list.length)} rows`;
     all.textContent = s.has("all") ? `first ${FEW} rows` : list.length > MANY ? `first ${MANY} rows` : "all rows";
   };
   const copy = () => {
     const inert = text => /^[=+\-@\t\r]/.test(text) ? "'" + text : text;
     const quoted = text => /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     const { k, list } = rows(state()), ranked = k in D.columns ? k : D.sort;
-    const lines = list.map(({ m, n }) => keys.map(c => c in words ? inert(String(words[c](m, n, ranked))) : String(value(c, m, n) ?? "")));
-    csv.value = [keys, ...lines].map(line => line.map(quoted).join(",") + "\n").join("");
+    const field = (c, m, n) => c in words ? inert(String(words[c](m, n, ranked))) : String(value(c, m, n) ?? "");
+    const lines = [keys, ...list.map(({ m, n }) => keys.map(c => field(c, m, n)))];
+    csv.value = lines.map(line => line.map(quoted).join(",") + "\n").join("");
     csv.hidden = false;
     csv.select();
-    navigator.clipboard?.writeText(csv.value).catch(() => {});  // where that is not allowed, the text is selected
+    navigator.clipboard?.writeText(csv.value).catch(() => {});  // not allowed everywhere: the text stays selected
   };
 
   /* One matrix. What draws is the twin of points, marks, flags and squares in detail.py. */
@@ -107,7 +112,8 @@
   const open = n => {
     const [base = [], details = []] = D.details[n] ?? [], place = [words.shape(0, n), said("dtype", n)];
     $("#module h3").textContent = D.names[n];
-    $("#about").textContent = [...place, ...(D.layer[n] == null ? [] : [`layer ${D.layer[n]}`]), said("kind", n)].join(", ");
+    if (D.layer[n] != null) place.push(`layer ${D.layer[n]}`);
+    $("#about").textContent = [...place, said("kind", n)].join(", ");
     $("#folded").hidden = n in D.details;
     $$("#curves tbody tr").forEach((tr, m) => {
       const [tuned = [], update = [], edge = null, left = [], right = [], ...codes] = details[m] ?? [];
@@ -121,14 +127,15 @@
         set(`.${side} .hit`, "d", marks(cosines, true));
         set(`.${side} .flag`, "d", flags(cosines));
         for (let step = 1; step < 7; step++) set(`.${side} .s${step}`, "d", squares(codes[i] ?? "", step));
+        for (const name of ["width", "height"]) set(`.${side} .ground`, name, (codes[i] ?? "").split(",").length);
         $(`.${side} p`, tr).hidden = codes[i] != null;
         $(`.${side}.like svg`, tr).classList.toggle("gone", codes[i] == null);
       });
     });
     $$("#numbers tbody tr").forEach((tr, i) => [...tr.cells].slice(1, -1).forEach((td, m) => {
-      const p = percentile(D.keys[i], m, n);
-      td.textContent = show(value(D.keys[i], m, n), D.keys[i]);
-      if (p != null) cell(td, "small", ` ${p}`, "");
+      const k = D.keys[i], p = percentile(k, m, n);
+      td.textContent = k in D.columns || n in D.details ? show(value(k, m, n), k) : "left out";
+      if (p != null) add(td, "small", ` ${p}`);
     }));
   };
 
@@ -143,18 +150,19 @@
     const v = n == null ? null : value(pick.value, m, n);
     at = { svg, x, y, n };
     $("g", svg).append(cursor);
-    for (const [name, text] of Object.entries({ class: "cursor", x: x * D.pitch, y: y * D.pitch, width: D.pitch, height: D.pitch }))
-      cursor.setAttribute(name, text);
+    const box = { class: "cursor", x: x * D.pitch, y: y * D.pitch, width: D.pitch, height: D.pitch };
+    for (const [name, text] of Object.entries(box)) cursor.setAttribute(name, text);
     tip.textContent = `${D.models[m]}, layer ${D.layers[x]} ${D.kind[0][y]}: ` + (v == null ? "not measured"
       : `${show(v, pick.value)} ${pick.dataset.unit}, percentile ${percentile(pick.value, m, n)} of its kind`);
     tip.hidden = false;
-    const box = cursor.getBoundingClientRect(), frame = where.getBoundingClientRect();
-    tip.style.top = `${box.bottom - frame.top + 6}px`;
-    tip.style.left = `${Math.max(0, Math.min(box.left - frame.left, frame.width - tip.offsetWidth))}px`;
+    const here = cursor.getBoundingClientRect(), frame = where.getBoundingClientRect();
+    tip.style.top = `${here.bottom - frame.top + 6}px`;
+    tip.style.left = `${Math.max(0, Math.min(here.left - frame.left, frame.width - tip.offsetWidth))}px`;
   };
   const pointed = event => {
     const svg = strip(event.target), to = svg && $("g", svg).getScreenCTM();
-    if (svg) point(svg, Math.floor((event.clientX - to.e) / to.a / D.pitch), Math.floor((event.clientY - to.f) / to.d / D.pitch));
+    const [x, y] = svg ? [(event.clientX - to.e) / to.a, (event.clientY - to.f) / to.d] : [];
+    if (svg) point(svg, Math.floor(x / D.pitch), Math.floor(y / D.pitch));
     return svg;
   };
   const leave = () => { tip.hidden = true; cursor.remove(); };
@@ -166,7 +174,8 @@
     if (event.key === "Enter") return enter();
     const [x, y] = [at.x + step[0], at.y + step[1]];
     if (y >= 0 && y < D.mapped) return point(at.svg, x, y);
-    const strips = $$("svg[data-model]", where).filter(svg => svg.checkVisibility()), next = strips[strips.indexOf(at.svg) + step[1]];
+    const strips = $$("svg[data-model]", where).filter(svg => svg.checkVisibility());
+    const next = strips[strips.indexOf(at.svg) + step[1]];
     if (!next) return;
     at = { svg: next, x, y: y < 0 ? D.mapped - 1 : 0 };
     next.focus();
@@ -197,7 +206,7 @@
     const button = document.createElement("button");
     button.append(...head.childNodes);
     head.append(button);
-    button.onclick = () => go({ sort: (head.getAttribute("aria-sort") === "descending" ? "-" : "") + head.dataset.k });
+    button.onclick = () => go({ sort: (head.ariaSort === "descending" ? "-" : "") + head.dataset.k });
   });
   $$("input[name=metric]").forEach(pick => pick.onchange = () => go({ metric: pick.value }));
   filter.oninput = () => go({ q: filter.value });
@@ -205,7 +214,10 @@
   $("#copy").onclick = copy;
   where.addEventListener("pointermove", event => pointed(event) || strip(document.activeElement) || leave());
   where.addEventListener("pointerleave", leave);
-  where.addEventListener("focusin", event => strip(event.target) && point(strip(event.target), ...(at.svg === strip(event.target) ? [at.x, at.y] : [0, 0])));
+  where.addEventListener("focusin", event => {
+    const svg = strip(event.target);
+    if (svg) at.svg === svg ? point(svg, at.x, at.y) : point(svg, 0, 0);
+  });
   where.addEventListener("focusout", leave);
   where.addEventListener("keydown", walk);
   where.addEventListener("click", event => {

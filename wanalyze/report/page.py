@@ -21,7 +21,7 @@ from wanalyze.report.detail import Matrix
 from wanalyze.report.maps import MAPPED, Maps, cut_from_maps, maps_of
 from wanalyze.report.scale import RAMP
 from wanalyze.report.sheet import COLUMNS, Sheet, remarkable, sheet, shortened
-from wanalyze.result import Model, Result
+from wanalyze.result import Finding, Model, Result
 
 TABLE_ROWS = 50  # written out; the script shows the others
 TABLE_COLUMNS = (
@@ -31,6 +31,7 @@ TABLE_COLUMNS = (
 MOST_BYTES = 5_000_000
 _LISTED = 60  # models, files, notes, reasons
 _PROSE = 400  # characters of a reason or a note
+_FINDINGS = 5
 _ALIKE = 6  # similarity maps side by side
 _FEW_ROWS = 300  # up to which every number is in a column; of more rows those that no table shows come with curves
 
@@ -50,9 +51,8 @@ def page(result: Result, *, most_bytes: int = MOST_BYTES) -> str:
 
 def _page(result: Result, sheet: Sheet) -> str:
     """The page twice: without curves, to learn how much room is left, and with them."""
-    found = {finding.module for finding in result.findings}
-    order = remarkable(sheet, found)
-    maps = maps_of(sheet, result.settings.top_k, result.settings.epsilon, found)
+    order = remarkable(sheet)
+    maps = maps_of(sheet, result.settings.top_k, result.settings.epsilon)
     keys = [key for key in COLUMNS if len(sheet.rows) <= _FEW_ROWS or key in (*TABLE_COLUMNS, *MAPPED)]
     others = [key for key in COLUMNS if key not in keys]
     ranked_by = maps.chosen or "relative_norm"
@@ -61,7 +61,7 @@ def _page(result: Result, sheet: Sheet) -> str:
     fixed = (
         _shared(result, sheet)
         | _head(result, sheet)
-        | _where(sheet, maps, found)
+        | _where(sheet, maps)
         | _models(result, sheet)
         | _modules(sheet, ranked_by)
         | _module(result, sheet, order, others)
@@ -139,10 +139,9 @@ def _shared(result: Result, sheet: Sheet) -> dict[str, object]:
 
 def _head(result: Result, sheet: Sheet) -> dict[str, object]:
     style, script = _text("page.css"), _text("page.js")
-    labels = sheet.models[:4] + ([f"{len(sheet.models) - 4} more"] if len(sheet.models) > 4 else [])
     tone, shape = _tone(result)
     return {
-        "title": f"{wording.listed(labels)} against {shortened(result.base.ref)}",
+        "title": f"{wording.listed(wording.some(sheet.models))} against {shortened(result.base.ref)}",
         "style_sheet": Markup(style),
         "style_hash": _hash(style),
         "script": Markup(script),
@@ -151,9 +150,15 @@ def _head(result: Result, sheet: Sheet) -> dict[str, object]:
         "shape": shape,
         "verdict": wording.verdict(result),
         "evidence": wording.evidence(result),
-        "findings": result.findings,
+        "findings": _findings(result, sheet),
         "failures": wording.failures(result),
     }
+
+
+def _findings(result: Result, sheet: Sheet) -> list[tuple[Finding, str | None]]:
+    """The first of them, each with the name of its row."""
+    named = {finding: sheet.names[name] for (_, name), row in sheet.rows.items() for finding in row.findings}
+    return [(finding, named.get(finding)) for finding in result.findings[:_FINDINGS]]
 
 
 def _tone(result: Result) -> tuple[str, str]:
@@ -164,10 +169,9 @@ def _tone(result: Result) -> tuple[str, str]:
     return ("review", "▲") if hit else ("ordinary", "●")
 
 
-def _where(sheet: Sheet, maps: Maps, found: set[str | None]) -> dict[str, object]:
+def _where(sheet: Sheet, maps: Maps) -> dict[str, object]:
     return {
         "maps": maps,
-        "found": found,
         "gaps": _gaps(maps),
         "cut": cut_from_maps(sheet),
         "outside": [sheet.names[i] for i, place in enumerate(sheet.places) if place.layer is None],

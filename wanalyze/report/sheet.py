@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from operator import attrgetter, methodcaller
@@ -14,7 +14,7 @@ from statistics import median
 from wanalyze.intruders import Enclosure
 from wanalyze.metrics import EXPLAINED, METRICS
 from wanalyze.printable import printable
-from wanalyze.result import Module, Result, Status
+from wanalyze.result import Finding, Module, Result, Status
 
 _LONGEST = 96  # characters of a name that are shown; the middle of a longer one is left out
 _EXPERT = re.compile(r"\[[0-9]+\]")
@@ -70,6 +70,7 @@ class Row:
     module: Module
     experts: int
     values: dict[str, float | None]
+    findings: Sequence[Finding] = ()
 
     @property
     def intruders(self) -> float:
@@ -146,9 +147,11 @@ def sheet(result: Result, most: int) -> Sheet:
     for module in result.modules:
         name = _EXPERT.sub("[*]", module.name)
         groups.setdefault(name, [[] for _ in labels])[labels[module.model]].append(module)
-    found = {finding.module for finding in result.findings}
-    folded = {name: [_row(modules) if modules else None for modules in group] for name, group in groups.items()}
-    kept = set(sorted(folded, key=lambda name: _remark([row for row in folded[name] if row], found))[:most])
+    found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in result.findings:
+        found[finding.model, finding.module or ""].append(finding)
+    folded = {name: [_row(modules, found) if modules else None for modules in group] for name, group in groups.items()}
+    kept = set(sorted(folded, key=lambda name: _remark([row for row in folded[name] if row]))[:most])
     names = [name for name in folded if name in kept]
     return Sheet(
         [shortened(label) for label in labels],
@@ -159,26 +162,26 @@ def sheet(result: Result, most: int) -> Sheet:
     )
 
 
-def remarkable(sheet: Sheet, found: set[str | None]) -> list[int]:
+def remarkable(sheet: Sheet) -> list[int]:
     """The numbers of all names, the most remarkable first."""
     rows = [
         [sheet.rows[m, n] for m in range(len(sheet.models)) if (m, n) in sheet.rows] for n in range(len(sheet.names))
     ]
-    return sorted(range(len(rows)), key=lambda n: (_remark(rows[n], found), n))
+    return sorted(range(len(rows)), key=lambda n: (_remark(rows[n]), n))
 
 
-def _remark(rows: Sequence[Row], found: set[str | None]) -> tuple[bool, float, float]:
+def _remark(rows: Sequence[Row]) -> tuple[bool, float, float]:
     """Sorts findings first, then by the most intruders in any model, then by how far any moved."""
-    named = any(row.module.name in found for row in rows)
-    return (not named, -max(row.intruders for row in rows), -max(row.norm for row in rows))
+    return (not any(row.findings for row in rows), -max(row.intruders for row in rows), -max(row.norm for row in rows))
 
 
-def _row(modules: Sequence[Module]) -> Row:
-    if len(modules) == 1:
-        return Row(modules[0], 1, {key: column.of(modules[0]) for key, column in COLUMNS.items()})
-    known = {key: [v for module in modules if (v := column.of(module)) is not None] for key, column in COLUMNS.items()}
-    values = {key: column.fold(known[key]) if known[key] else None for key, column in COLUMNS.items()}
-    return Row(max(modules, key=lambda module: module.metric("relative_norm") or 0.0), len(modules), values)
+def _row(modules: Sequence[Module], found: Mapping[tuple[str, str], Sequence[Finding]]) -> Row:
+    values = {}
+    for key, column in COLUMNS.items():
+        known = [value for module in modules if (value := column.of(module)) is not None]
+        values[key] = (known[0] if len(modules) == 1 else column.fold(known)) if known else None
+    findings = [finding for module in modules for finding in found.get((module.model, module.name), ())]
+    return Row(max(modules, key=lambda m: m.metric("relative_norm") or 0.0), len(modules), values, findings)
 
 
 def _shown(name: str, rows: Sequence[Row | None]) -> str:
