@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 from collections.abc import Iterator
@@ -297,6 +298,10 @@ def test_hostile_names_run_nothing(browser: sync_api.Browser, hostile: Result, t
         link.click()
         assert reader.text(DETAIL) == name
         assert reader.tab.locator("img, iframe").count() == 0
+    reader.tab.locator("#copy").click()
+    names = [line[0] for line in csv.reader(reader.tab.locator("#csv").input_value().splitlines())]
+    assert not [name for name in names if name.startswith(("=", "+", "-", "@"))]
+    assert len(names) == 9
     assert reader.complaints == []
     assert len(reader.requests) == 1
     reader.context.close()

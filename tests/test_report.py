@@ -141,6 +141,14 @@ def test_a_page_that_would_be_huge_says_what_it_leaves_out() -> None:
     assert 0 < int(dropped) < 224
 
 
+def test_of_many_models_the_first_are_drawn_and_all_are_in_the_table() -> None:
+    text = page(made_up(2, 300, kinds=1))
+    assert len(text) < 1_000_000
+    assert "Drawn: 60 of 300 models." in text
+    assert "and 295 more" in text
+    assert json.loads(text.partition('id="data">')[2].partition("</script>")[0])["models"][-1] == "model-299"
+
+
 def test_many_cells_are_drawn_as_quantiles_with_the_strips_on_request() -> None:
     few, many = page(made_up(400, 2)), page(made_up(1800, 3))
     assert "<summary>Every matrix</summary>" not in few
@@ -152,7 +160,7 @@ def test_a_forged_grid_stays_small(tmp_path: Path) -> None:
     tuned = {name: 2 * tensor for name, tensor in base.items()}
     result = wanalyze.compare(save_checkpoint(tmp_path / "base", base), save_checkpoint(tmp_path / "tuned", tuned))
     assert len(page(result)) < 1_000_000
-    assert "Drawn: 40 of 400 kinds and 256 of 400 layers" in page(result)
+    assert "Drawn: 40 of 400 kinds, 256 of 400 layers." in page(result)
 
 
 def test_experts_are_one_row_and_none_hides_its_intruders() -> None:

@@ -17,7 +17,7 @@ MAPPED = (
     *("effective_rank", "relative_norm", "intruders_left", "intruders_right"),
     *("worst_cosine_left", "worst_cosine_right", "signal_rank", "changed_fraction"),
 )
-_MOST_KINDS, _MOST_LAYERS, _MOST_CELLS = 40, 256, 5000
+_MOST_KINDS, _MOST_LAYERS, _MOST_MODELS, _MOST_CELLS = 40, 256, 60, 5000
 _NARROW, _WIDE = 12, 28  # pixels of a cell
 _BROAD, _TALL = 544, 260  # pixels of a strip, where its cells can be neither narrow nor wide
 _LABEL = 24  # characters of a kind beside its row
@@ -103,7 +103,11 @@ def cut_from_maps(sheet: Sheet) -> list[str]:
     kinds, layers = len({place.kind for place in inside}), len({place.layer for place in inside})
     return [
         f"{most} of {count} {what}"
-        for count, most, what in ((kinds, _MOST_KINDS, "kinds"), (layers, _MOST_LAYERS, "layers"))
+        for count, most, what in (
+            (kinds, _MOST_KINDS, "kinds"),
+            (layers, _MOST_LAYERS, "layers"),
+            (len(sheet.models), _MOST_MODELS, "models"),
+        )
         if count > most
     ]
 
@@ -136,7 +140,7 @@ def _scale(column: Column, rows: Iterable[Row], top_k: int, epsilon: float) -> S
 
 
 def _metric_map(column: Column, scale: Scale, frame: Frame, cells: _Cells, sheet: Sheet) -> MetricMap:
-    models = range(len(sheet.models))
+    models = range(min(len(sheet.models), _MOST_MODELS))
     strips = [_strip(model, column.key, scale, frame, cells) for model in models]
     crowded = len(models) * len(frame.kinds) * len(frame.layers) > _MOST_CELLS
     return MetricMap(column, scale, strips, _quantiles(column, frame, cells, sheet) if crowded else [])
@@ -178,7 +182,7 @@ def _quantiles(column: Column, frame: Frame, cells: _Cells, sheet: Sheet) -> lis
     y = spanning(sheet.values(column.key), 90, column.unit, log=log)
     x = Axis(frame.layers[0], max(frame.layers[-1], frame.layers[0] + 1), 320, "layer")
     panels = []
-    for model, label in enumerate(sheet.models):
+    for model, label in enumerate(sheet.models[:_MOST_MODELS]):
         columns = [(layer, _of_layer(model, layer, column.key, frame, cells)) for layer in frame.layers]
         known = [(layer, quantiles(v, n=10, method="inclusive") if len(v) > 1 else v * 9) for layer, v in columns if v]
         outline = [*((layer, q[0]) for layer, q in known), *((layer, q[8]) for layer, q in reversed(known))]
