@@ -16,6 +16,16 @@ from wanalyze.cli import main
 from wanalyze.result import Result, read_run
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
+HOSTILE = (
+    '"></title><script>alert(1)</script>.0.x.weight',
+    "<img src=x onerror=alert(1)>.1.x.weight",
+    "{{ 7 * 7 }}.2.x.weight",
+    "\x1b[31mred\x07.3.x.weight",
+    "\u202eevil\u2066.4.x.weight",
+    "=cmd|' /C calc'!A0.5.x.weight",
+    f"{'long' * 2500}.6.x.weight",
+    "line\nbreak.7.x.weight",
+)
 COMPARED = ("full", "lora-r8", "lora-r64", "half-frozen", "rslora-r64")
 
 
@@ -103,3 +113,15 @@ def lora_factors(module: str, out: int, inp: int, *, rank: int = 2, seed: int = 
         f"{prefix}.lora_A.weight": normal(rank, inp, seed=seed + 1),
         f"{prefix}.lora_B.weight": normal(out, rank, seed=seed + 2),
     }
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A run over names that attack whoever shows them."""
+    import wanalyze
+
+    folder = tmp_path_factory.mktemp("hostile")
+    base = {name: normal(6, 5, seed=i) for i, name in enumerate(HOSTILE)}
+    tuned = {name: tensor + 0.1 * normal(6, 5, seed=77) for name, tensor in base.items()}
+    save_checkpoint(folder / "base", base)
+    return wanalyze.compare(folder / "base", save_checkpoint(folder / "tuned", tuned), output=folder / "run")

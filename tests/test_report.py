@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import median
+from urllib.parse import quote
 
+import numpy as np
 import pytest
 import torch
 
 import wanalyze
 from tests.conftest import normal, save_checkpoint
+from tests.made_up_runs import made_up
 from wanalyze import wording
 from wanalyze.report import page
-from wanalyze.report.scale import counts, logarithmic
-from wanalyze.result import Result
+from wanalyze.report.detail import flags, marks, packed, points, squares
+from wanalyze.report.scale import cosines, counts, logarithmic
+from wanalyze.report.sheet import sheet
+from wanalyze.result import Finding, Result, Status
 from wanalyze.terminal import modules_table, summary
-
-HOSTILE = (
-    '"></title><script>alert(1)</script>.0.x.weight',
-    "<img src=x onerror=alert(1)>.1.x.weight",
-    "{{ 7 * 7 }}.2.x.weight",
-    "\x1b[31mred\x07.3.x.weight",
-    "\u202eevil\u2066.4.x.weight",
-    "=cmd|' /C calc'!A0.5.x.weight",
-    f"{'long' * 2500}.6.x.weight",
-    "line\nbreak.7.x.weight",
-)
 
 
 class Page(HTMLParser):
@@ -39,22 +37,23 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    folder = tmp_path_factory.mktemp("hostile")
-    base = {name: normal(6, 5, seed=i) for i, name in enumerate(HOSTILE)}
-    tuned = {name: tensor + 0.1 * normal(6, 5, seed=77) for name, tensor in base.items()}
-    save_checkpoint(folder / "base", base)
-    return wanalyze.compare(folder / "base", save_checkpoint(folder / "tuned", tuned), output=folder / "run")
-
-
 def test_hostile_names_are_inert(hostile: Result) -> None:
     text = page(hostile)
     found = Page(text)
-    assert not {"script", "img", "iframe", "object", "link"} & {tag for tag, _ in found.tags}
+    assert not {"img", "iframe", "object", "link"} & {tag for tag, _ in found.tags}
+    assert sum(tag == "script" for tag, _ in found.tags) == 2  # data and code
     assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
     assert "49" not in re.findall(r">(\d+)\.2\.x<", text)
     assert "&lt;script&gt;" in text
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", text)
+    assert "long" * 30 not in text
+
+
+def test_the_data_are_json_that_html_cannot_end(hostile: Result) -> None:
+    text = page(hostile)
+    data = text.partition('id="data">')[2].partition("</script>")[0]
+    assert not set("<>&") & set(data)
+    assert json.loads(data)["names"].count('"></title><script>alert(1)</script>.0.x') == 1
 
 
 def test_hostile_names_do_not_steer_a_terminal(hostile: Result) -> None:
@@ -66,8 +65,9 @@ def test_hostile_names_do_not_steer_a_terminal(hostile: Result) -> None:
 def test_the_page_asks_nobody_for_anything(trained: Result) -> None:
     text = page(trained)
     found = Page(text)
-    assert not [value for _, attributes in found.tags for key, value in attributes.items() if key in ("src", "href")]
-    assert "url(http" not in text
+    links = [value for _, attributes in found.tags for key, value in attributes.items() if key in ("src", "href")]
+    assert all(link and link.startswith("#") for link in links)
+    assert set(re.findall(r"url\((.)", text)) == {"#"}
     assert "@import" not in text
     policy = next(attributes["content"] for tag, attributes in found.tags if attributes.get("http-equiv"))
     assert policy is not None
@@ -75,14 +75,12 @@ def test_the_page_asks_nobody_for_anything(trained: Result) -> None:
     assert not [attributes for _, attributes in found.tags if "style" in attributes]
 
 
-def test_the_policy_allows_exactly_the_style_of_the_page(trained: Result) -> None:
-    import base64
-    import hashlib
-
+@pytest.mark.parametrize("tag", ["style", "script"])
+def test_the_policy_allows_exactly_the_style_and_script_of_the_page(trained: Result, tag: str) -> None:
     text = page(trained)
-    style = text[text.index("<style>") + 7 : text.index("</style>")]
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert f"sha256-{digest}" in text
+    inside = text.rpartition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+    assert f"{tag}-src 'sha256-{digest}'" in text
 
 
 def test_the_page_has_the_bones_a_reader_relies_on(trained: Result) -> None:
@@ -90,8 +88,13 @@ def test_the_page_has_the_bones_a_reader_relies_on(trained: Result) -> None:
     assert ("html", {"lang": "en"}) in tags
     assert sum(tag == "h1" for tag, _ in tags) == 1
     assert all("scope" in attributes for tag, attributes in tags if tag == "th")
-    assert sum(tag == "figure" for tag, _ in tags) == 4 * len(trained.models)
-    assert len(page(trained)) < 300_000
+    assert [attributes["id"] for tag, attributes in tags if tag == "section" and "id" in attributes] == [
+        *("where", "models", "modules", "module", "method")
+    ]
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {attributes["href"] for tag, attributes in tags if tag == "use"} <= {f"#{name}" for name in ids}
+    assert all("aria-label" in attributes for _, attributes in tags if attributes.get("role") == "img")
 
 
 def test_the_verdict_is_the_table_in_words(trained: Result) -> None:
@@ -111,15 +114,45 @@ def test_the_page_is_the_same_every_time(trained: Result, trained_run: Path) -> 
 
 def test_one_scale_serves_all_models_and_loses_no_value() -> None:
     scale = logarithmic([0.01, 0.1, 3.0], "ratio")
-    assert len(scale.legend) == len(scale.colours) == len(scale.limits) + 1
-    assert scale.colour(0.01) == scale.colours[0]
-    assert scale.colour(3.0) == scale.colours[-1]
+    assert len(scale.legend) == len(scale.steps) == len(scale.limits) + 1
+    assert scale.step(0.01) == scale.steps[0]
+    assert scale.step(3.0) == scale.steps[-1]
     assert logarithmic([2.0, 2.0], "ratio").legend[0][1] == "all alike"
-    assert logarithmic([], "ratio").colour(1.0)
+    assert logarithmic([], "ratio").step(1.0) == 2
     for most in (1, 2, 3, 10, 64):
         steps = counts(most, "of the top k")
-        assert steps.colour(0) != steps.colour(1)
+        assert steps.step(0) != steps.step(1)
         assert len(steps.legend) == len(steps.limits) + 1
+    assert [cosines(0.5, "").step(value) for value in (0.0, 0.4999, 0.5, 1.0)] == [6, 4, 3, 0]
+
+
+@pytest.mark.parametrize(("modules", "models", "most"), [(224, 3, 300_000), (2000, 5, 2_000_000)])
+def test_the_page_keeps_its_budget(modules: int, models: int, most: int) -> None:
+    text = page(made_up(modules, models))
+    assert len(text.encode()) < most
+    kept = re.findall(rf"Curves of (\d+) of {modules} modules", text)
+    assert 30 < int(kept[0]) < modules
+
+
+def test_a_page_that_would_be_huge_says_what_it_leaves_out() -> None:
+    text = page(made_up(224, 2), most_bytes=200_000)
+    assert len(text.encode()) <= 200_000
+    (dropped,) = re.findall(r"Left out of this page for its size: (\d+) matrices", text)
+    assert 0 < int(dropped) < 224
+
+
+def test_of_many_models_the_first_are_drawn_and_all_are_in_the_table() -> None:
+    text = page(made_up(2, 300, kinds=1))
+    assert len(text) < 1_000_000
+    assert "Drawn: 60 of 300 models." in text
+    assert "and 295 more" in text
+    assert json.loads(text.partition('id="data">')[2].partition("</script>")[0])["models"][-1] == "model-299"
+
+
+def test_many_cells_are_drawn_as_quantiles_with_the_strips_on_request() -> None:
+    few, many = page(made_up(400, 2)), page(made_up(1800, 3))
+    assert "<summary>Every matrix</summary>" not in few
+    assert many.count("<summary>Every matrix</summary>") == many.count('class="map ')
 
 
 def test_a_forged_grid_stays_small(tmp_path: Path) -> None:
@@ -127,7 +160,86 @@ def test_a_forged_grid_stays_small(tmp_path: Path) -> None:
     tuned = {name: 2 * tensor for name, tensor in base.items()}
     result = wanalyze.compare(save_checkpoint(tmp_path / "base", base), save_checkpoint(tmp_path / "tuned", tuned))
     assert len(page(result)) < 1_000_000
-    assert "Drawn: 40 of 400 kinds and 256 of 400 layers" in page(result)
+    assert "Drawn: 40 of 400 kinds, 256 of 400 layers." in page(result)
+
+
+def test_experts_are_one_row_and_none_hides_its_intruders() -> None:
+    result = made_up(6, 1)
+    experts = [
+        module.model_copy(update={"name": f"layers.0.experts.up_proj[{i}]", "kind": "up_proj", "layer": 0})
+        for i, module in enumerate(result.modules)
+    ]
+    folded = sheet(result.model_copy(update={"modules": experts}), 10)
+    (row,) = folded.rows.values()
+    assert folded.names == ["layers.0.experts.up_proj[*]"]
+    assert row.experts == 6
+    for key, of in (("relative_norm", median), ("intruders_left", max)):
+        assert row.values[key] == of([module.metrics[key] for module in experts])
+    assert row.values["worst_cosine_left"] == min(high for module in experts for _, high in module.max_cosine_left)
+
+
+def test_percentiles_are_ranks_among_the_kind_of_one_model() -> None:
+    found = sheet(made_up(70, 2), 70)
+    names = [n for n, place in enumerate(found.places) if place.kind == "q_proj"]
+    values = {n: found.rows[1, n].values["relative_norm"] for n in names}
+    ranked = sorted(names, key=lambda n: values[n] or 0)
+    assert [found.percentile(1, n, "relative_norm") for n in ranked] == [5, 15, 25, 35, 45, 55, 65, 75, 85, 95]
+
+
+def test_a_finding_is_named_linked_and_ringed_in_its_model_alone() -> None:
+    result = made_up(14, 2)
+    name = result.modules[3].name
+    experts = [
+        module.model_copy(update={"name": f"{module.name}[{i}]"})
+        for module in result.modules
+        for i in range(3 if module.name == name else 1)
+    ]
+    finding = Finding(
+        **{"code": "WA101", "severity": "high", "model": "model-0", "module": f"{name}[2]"},
+        **{"value": 0.5, "limit": 0.1, "message": "moved <far>"},
+    )
+    text = page(result.model_copy(update={"modules": experts, "findings": [finding]}))
+    assert "moved &lt;far&gt; (0.500, limit 0.100)" in text
+    assert f'href="#m={quote(name + "[*]")}">{name}[2]</a>' in text
+    assert text.count('<rect class="ring"') == 2 * text.count('class="map ')  # in the legend and on one cell
+
+
+def test_spectra_and_cosines_are_drawn_where_they_are() -> None:
+    curve = [8, 20, 20, 0, 20, 20, 0]  # values 1, 0.1, 0.1, 0.01, 0.001 and 0.001 of σ₁ at 1, 2, 3, 4, 6 and 8
+    assert points(curve, 8) == "0.0,20 50.0,40 79.2,40 100.0,60 129.2,80 150.0,80"
+    assert points([3, 20, 100, 0], 8) == "0.0,20 50.0,120"  # it ends at the lower edge
+    fine, hit = marks([900, [400, 499], [450, 550]], 0.5)
+    assert (fine.count("M"), hit.count("M")) == (2, 1)
+    assert flags([900, [400, 499]], 0.5) == "M-1.6 1.5h1.4"
+
+
+def test_a_similarity_survives_its_code() -> None:
+    alike = np.random.default_rng(0).uniform(0, 0.3, (32, 32)) + 0.7 * np.eye(32)
+    paths = squares(packed(alike) or "")
+    cells = {(x, y): step for step, path in enumerate(paths, 1) for x, y in re.findall(r"M(\d+) (\d+)h1", path)}
+    for y, x in np.ndindex(32, 32):
+        assert cells.get((str(x), str(y)), 0) == min(int(alike[y, x] * 7), 6)
+
+
+def test_a_run_without_similarities_says_so() -> None:
+    result = made_up(7, 2)
+    assert page(result).count("<p hidden>not measured</p>") == 4  # both sides of both models
+    result._arrays = {key: array for key, array in result.arrays.items() if "similarity" not in key}
+    assert page(result).count("<p>not measured</p>") == 4
+    assert "Not measured in this run." in page(result)
+
+
+@pytest.mark.parametrize("modules", [0, 1, 5])
+def test_a_page_of_little_is_a_page(modules: int) -> None:
+    result = made_up(modules, 1)
+    bare = [
+        module.model_copy(update={"layer": None, "status": Status.unchanged, "metrics": {}, "max_cosine_left": []})
+        for module in result.modules
+    ]
+    for few in (result, result.model_copy(update={"modules": bare})):
+        tags = Page(page(few)).tags
+        assert sum(tag == "h1" for tag, _ in tags) == 1
+        assert sum(attributes.get("data-model") is not None for _, attributes in tags) in (0, 8)
 
 
 def test_nothing_measured_is_never_called_nothing_changed(tmp_path: Path) -> None:

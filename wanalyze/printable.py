@@ -11,6 +11,8 @@ def printable(text: str) -> str:
     >>> printable("q\x1b[31m")
     'q\\x1b[31m'
     """
+    if text.isprintable():
+        return text
     return "".join(
         char if unicodedata.category(char)[0] != "C" else char.encode("unicode_escape").decode() for char in text
     )

@@ -14,8 +14,8 @@ NOT_MEASURED = "–"
 def number(value: float | int | None, digits: int = 3) -> str:
     """Three significant digits without an exponent where that is short; a dash for what was not measured.
 
-    >>> number(112.4), number(0.04567), number(None), number(12), number(3e-7), number(100000.0)
-    ('112', '0.0457', '–', '12', '3.00e-07', '100,000')
+    >>> number(112.4), number(0.04567), number(None), number(12), number(3e-7), number(100000.0), number(999.9)
+    ('112', '0.0457', '–', '12', '3.00e-07', '100,000', '1,000')
     """
     if value is None:
         return NOT_MEASURED
@@ -23,7 +23,7 @@ def number(value: float | int | None, digits: int = 3) -> str:
         return f"{value:,.0f}"
     if abs(value) < 1e-4:
         return f"{value:.{digits - 1}e}"
-    if abs(value) >= 10**digits:
+    if abs(float(f"{value:.{digits}g}")) >= 10**digits:
         return f"{value:,.0f}"
     return f"{value:#.{digits}g}".rstrip(".")
 
@@ -51,16 +51,25 @@ def listed(items: Sequence[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
+def some(items: Sequence[str], most: int = 6) -> list[str]:
+    """The items, or so many of them that a sentence can hold and how many are left.
+
+    >>> some(["a", "b", "c", "d"], most=3)
+    ['a', 'b', '2 more']
+    """
+    return [*items] if len(items) <= most else [*items[: most - 1], f"{len(items) - most + 1} more"]
+
+
 def verdict(result: Result) -> str:
     """The one sentence a reader should leave with, built from the numbers."""
     parts = []
     hit = [model for model in result.models if model.summary.matrices_with_intruders]
     if hit:
-        counts = (f"{m.label} ({m.summary.matrices_with_intruders} of {m.summary.measured} matrices)" for m in hit)
-        parts.append(f"Intruder dimensions in {listed([*counts])}")
+        counts = [f"{m.label} ({m.summary.matrices_with_intruders} of {m.summary.measured} matrices)" for m in hit]
+        parts.append(f"Intruder dimensions in {listed(some(counts))}")
     clear = [model.label for model in result.models if model.summary.measured and model not in hit]
     if clear:
-        parts.append(f"none in {listed(clear)}" if hit else f"No intruder dimensions in {listed(clear)}")
+        parts.append(f"{'none' if hit else 'No intruder dimensions'} in {listed(some(clear))}")
     parts += [f"{model.label}: {_without_numbers(model)}" for model in result.models if not model.summary.measured]
     said = "; ".join(parts) + "."
     return f"Estimate, computed in float32: {said}" if result.settings.precision == "float32" else said
@@ -80,7 +89,9 @@ def evidence(result: Result) -> str:
         for model in result.models
         if model.summary.median_effective_rank is not None
     ]
-    moved = f"Effective rank of the update, median over its changed matrices: {', '.join(ranks)}. " if ranks else ""
+    moved = (
+        f"Effective rank of the update, median over its changed matrices: {', '.join(some(ranks))}. " if ranks else ""
+    )
     return (
         f"{moved}An intruder is one of the top {result.settings.top_k} singular vectors of a tuned matrix whose "
         f"largest |cosine| with every singular vector of the base is below {result.settings.epsilon:g}; "

@@ -1,168 +1,196 @@
-"""Layer x kind maps: one strip per model and metric, drawn as data for the template's SVG."""
+"""Layer x kind maps: one strip per model and metric, as data for the template's SVG."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from itertools import groupby
+from statistics import median, quantiles
 
-from wanalyze.metrics import METRICS
-from wanalyze.report.scale import Scale, counts, logarithmic
-from wanalyze.result import Module, Result
+from wanalyze.report.chart import Axis, Line, Panel, spanning
+from wanalyze.report.scale import Scale, cosines, counts, logarithmic
+from wanalyze.report.sheet import COLUMNS, Column, Row, Sheet, kind_order
 from wanalyze.wording import number
 
-CELL, TOP, _GAP = 18, 16, 1  # pixels; TOP leaves room for the layers' numbers
-_MOST_KINDS, _MOST_LAYERS = 40, 256
-_LONGEST_LABEL = 40  # characters
-_LABEL_WIDTH = 7  # pixels per character
-_KINDS = (
-    *("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query", "key", "value", "o_proj"),
-    *(
-        "gate_proj",
-        "up_proj",
-        "gate_up_proj",
-        "c_fc",
-        "down_proj",
-        "c_proj",
-        "embed_tokens",
-        "wte",
-        "lm_head",
-    ),
+MAPPED = (
+    *("effective_rank", "relative_norm", "intruders_left", "intruders_right"),
+    *("worst_cosine_left", "worst_cosine_right", "signal_rank", "changed_fraction"),
 )
-MAPPED = ("effective_rank", "relative_norm", "intruders_left", "intruders_right")
+_MOST_KINDS, _MOST_LAYERS, _MOST_MODELS, _MOST_CELLS = 40, 256, 60, 5000
+_NARROW, _WIDE = 12, 28  # pixels of a cell
+_BROAD, _TALL = 544, 260  # pixels of a strip, where its cells can be neither narrow nor wide
+_LABEL = 24  # characters of a kind beside its row
 
 
 @dataclass(frozen=True)
-class Cell:
-    x: int
-    y: int
-    fill: str
-    says: str
+class Frame:
+    """What lies where in every strip."""
+
+    kinds: list[str]
+    layers: list[int]
+    left: int
+
+    @property
+    def pitch(self) -> int:
+        """Pixels from cell to cell."""
+        fitting = min(_BROAD // max(len(self.layers), 1), _TALL // max(len(self.kinds), 1))
+        return max(_NARROW, min(_WIDE, fitting))
+
+    @property
+    def width(self) -> int:
+        return len(self.layers) * self.pitch
+
+    @property
+    def height(self) -> int:
+        return len(self.kinds) * self.pitch
+
+    @property
+    def labels(self) -> list[str]:
+        return [kind if len(kind) <= _LABEL else f"…{kind[1 - _LABEL :]}" for kind in self.kinds]
+
+    @property
+    def numbered(self) -> list[tuple[int, int]]:
+        """(column, layer) of the layers that are labelled."""
+        every = max(1, round(len(self.layers) / 12))
+        return [(column, layer) for column, layer in enumerate(self.layers) if column % every == 0]
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One model's map: cells in a grid of layers across and kinds down; `complete` if every place has one."""
+    """One model's map: a path for each step of the ramp, rings for findings, the median of each row."""
 
-    model: str
-    method: str
-    cells: list[Cell]
-    rows: list[tuple[int, str]]
-    columns: list[tuple[int, str]]
-    width: int
-    height: int
-    left: int
-    complete: bool
+    model: int
+    paths: list[tuple[int, str]]
+    rings: list[tuple[int, int]]
+    medians: list[str]
 
 
 @dataclass(frozen=True)
 class MetricMap:
-    """All strips of one metric, on one scale."""
+    """All strips of one metric on one scale; `panels` show the layers' quantiles where there are too many cells."""
 
-    key: str
-    title: str
+    column: Column
     scale: Scale
     strips: list[Strip]
+    panels: list[Panel]
 
 
-def metric_maps(result: Result) -> list[MetricMap]:
-    """A map for each metric of MAPPED, over the modules that lie in a layer."""
-    return [_metric_map(result, key) for key in MAPPED]
+@dataclass(frozen=True)
+class Maps:
+    frame: Frame
+    chosen: str
+    maps: list[MetricMap]
+    unmeasured: list[Column]
 
 
-def outside_the_stack(result: Result) -> list[str]:
-    """Modules without a layer, which no map can show."""
-    return sorted({module.name for module in result.modules if module.layer is None})
-
-
-def _metric_map(result: Result, key: str) -> MetricMap:
-    inside = [module for module in result.modules if module.layer is not None]
-    values = [value for module in inside if (value := module.metric(key)) is not None]
-    unit = METRICS[key].unit
-    counted = key.startswith("intruders")
-    scale = counts(result.settings.top_k, unit) if counted else logarithmic(values, unit)
-    kinds, layers = _axes(inside)
-    strips = [
-        _strip(
-            [m for m in inside if m.model == model.label],
-            model.label,
-            model.method,
-            key,
-            scale,
-            kinds,
-            layers,
-        )
-        for model in result.models
+def maps_of(sheet: Sheet, top_k: int, epsilon: float) -> Maps:
+    """A map of each metric of MAPPED that was measured at all; the one that the verdict rests on is chosen."""
+    cells = _cells(sheet)
+    frame = _frame(sheet)
+    known = [COLUMNS[key] for key in MAPPED if any(row.values[key] is not None for row in cells.values())]
+    drawn = [
+        _metric_map(column, _scale(column, cells.values(), top_k, epsilon), frame, cells, sheet) for column in known
     ]
-    return MetricMap(key, METRICS[key].title, scale, strips)
+    hit = [key for key in ("intruders_left", "intruders_right") if any(sheet.values(key))]
+    chosen = [*hit, *(column.key for column in known), ""][0]
+    return Maps(frame, chosen, drawn, [COLUMNS[key] for key in MAPPED if COLUMNS[key] not in known])
 
 
-def cut_from_maps(result: Result) -> list[str]:
+def cut_from_maps(sheet: Sheet) -> list[str]:
     """What the maps leave out for size, in words; empty for all but very large or forged models."""
-    inside = [module for module in result.modules if module.layer is not None]
-    all_kinds, all_layers = len({m.kind for m in inside}), len({m.layer for m in inside})
+    inside = [place for place in sheet.places if place.layer is not None]
+    kinds, layers = len({place.kind for place in inside}), len({place.layer for place in inside})
     return [
         f"{most} of {count} {what}"
-        for count, most, what in ((all_kinds, _MOST_KINDS, "kinds"), (all_layers, _MOST_LAYERS, "layers"))
+        for count, most, what in (
+            (kinds, _MOST_KINDS, "kinds"),
+            (layers, _MOST_LAYERS, "layers"),
+            (len(sheet.models), _MOST_MODELS, "models"),
+        )
         if count > most
     ]
 
 
-def _axes(modules: Sequence[Module]) -> tuple[list[str], list[int]]:
-    kinds = sorted({module.kind for module in modules}, key=_kind_order)
-    layers = sorted({module.layer for module in modules if module.layer is not None})
-    return kinds[:_MOST_KINDS], layers[:_MOST_LAYERS]
+_Cells = dict[tuple[int, str, int], Row]
 
 
-def _strip(
-    modules: Sequence[Module],
-    model: str,
-    method: str,
-    key: str,
-    scale: Scale,
-    kinds: Sequence[str],
-    layers: Sequence[int],
-) -> Strip:
-    here: dict[tuple[str, int | None], list[Module]] = defaultdict(list)
-    for module in modules:
-        here[module.kind, module.layer].append(module)
-    left = _LABEL_WIDTH * min(_LONGEST_LABEL, max((len(kind) for kind in kinds), default=0)) + 8
-    pitch = CELL + _GAP
-    cells = [
-        _cell(here[kind, layer], key, scale, left + column * pitch, TOP + row * pitch, f"layer {layer} {kind}")
-        for row, kind in enumerate(kinds)
-        for column, layer in enumerate(layers)
-        if (kind, layer) in here
-    ]
-    every = max(1, round(len(layers) / 12))
-    return Strip(
-        model=model,
-        method=method,
-        cells=cells,
-        rows=[(TOP + row * pitch + CELL // 2, kind[:_LONGEST_LABEL]) for row, kind in enumerate(kinds)],
-        columns=[
-            (left + column * pitch + CELL // 2, str(layer))
-            for column, layer in enumerate(layers)
-            if column % every == 0
-        ],
-        width=left + len(layers) * pitch,
-        height=TOP + len(kinds) * pitch,
-        left=left,
-        complete=len(cells) == len(kinds) * len(layers),
-    )
+def _cells(sheet: Sheet) -> _Cells:
+    """The row of each (model, kind, layer)."""
+    return {
+        (model, row.module.kind, row.module.layer): row
+        for (model, _), row in reversed(sheet.rows.items())
+        if row.module.layer is not None
+    }
 
 
-def _cell(modules: Sequence[Module], key: str, scale: Scale, x: int, y: int, where: str) -> Cell:
-    values = [value for module in modules if (value := module.metric(key)) is not None]
-    if not values:
-        why = next((module.reason or module.missing.get(key) for module in modules), None)
-        return Cell(x, y, "url(#unmeasured)", f"{where}: not measured ({why})")
-    value = median(values)
-    several = f" (median of {len(values)})" if len(values) > 1 else ""
-    return Cell(x, y, scale.colour(value), f"{where}: {number(value)}{several}")
+def _frame(sheet: Sheet) -> Frame:
+    inside = [place for place in sheet.places if place.layer is not None]
+    kinds = sorted({place.kind for place in inside}, key=kind_order)[:_MOST_KINDS]
+    layers = sorted({place.layer for place in inside if place.layer is not None})[:_MOST_LAYERS]
+    return Frame(kinds, layers, 7 * min(_LABEL, max(map(len, kinds), default=0)) + 6)
 
 
-def _kind_order(kind: str) -> tuple[int, str]:
-    last = kind.rpartition(".")[2]
-    return (_KINDS.index(last) if last in _KINDS else len(_KINDS), kind)
+def _scale(column: Column, rows: Iterable[Row], top_k: int, epsilon: float) -> Scale:
+    if column.key.startswith("intruders"):
+        return counts(top_k, column.unit)
+    if column.key.startswith("worst_cosine"):
+        return cosines(epsilon, column.unit)
+    return logarithmic([row.values[column.key] or 0 for row in rows], column.unit)
+
+
+def _metric_map(column: Column, scale: Scale, frame: Frame, cells: _Cells, sheet: Sheet) -> MetricMap:
+    models = range(min(len(sheet.models), _MOST_MODELS))
+    strips = [_strip(model, column.key, scale, frame, cells) for model in models]
+    crowded = len(models) * len(frame.kinds) * len(frame.layers) > _MOST_CELLS
+    return MetricMap(column, scale, strips, _quantiles(column, frame, cells, sheet) if crowded else [])
+
+
+def _strip(model: int, key: str, scale: Scale, frame: Frame, cells: _Cells) -> Strip:
+    paths: dict[int, list[str]] = defaultdict(list)
+    rings, medians = [], []
+    for y, kind in enumerate(frame.kinds):
+        rows = [cells.get((model, kind, layer)) for layer in frame.layers]
+        values = [row.values[key] if row else None for row in rows]
+        steps = [None if value is None else scale.step(value) for value in values]
+        for step, x, length in _runs(steps):
+            paths[step].append(f"M{x} {y}h{length}")
+        rings += [(x, y) for x, row in enumerate(rows) if row and row.findings]
+        known = [value for value in values if value is not None]
+        medians.append((f"{median(known):g}" if scale.whole else number(median(known))) if known else "")
+    return Strip(model, [(step, "".join(paths[step])) for step in sorted(paths)], rings, medians)
+
+
+def _runs(steps: Sequence[int | None]) -> list[tuple[int, int, int]]:
+    """(step, first column, length) of each run of equal steps.
+
+    >>> _runs([2, 2, None, 0])
+    [(2, 0, 2), (0, 3, 1)]
+    """
+    runs, x = [], 0
+    for step, group in groupby(steps):
+        length = len([*group])
+        if step is not None:
+            runs.append((step, x, length))
+        x += length
+    return runs
+
+
+def _quantiles(column: Column, frame: Frame, cells: _Cells, sheet: Sheet) -> list[Panel]:
+    """A panel per model: median of each layer's matrices, and the band of their 10 % and 90 % quantiles."""
+    log = not column.key.startswith(("intruders", "worst_cosine"))
+    y = spanning(sheet.values(column.key), 90, column.unit, log=log)
+    x = Axis(frame.layers[0], max(frame.layers[-1], frame.layers[0] + 1), 320, "layer")
+    panels = []
+    for model, label in enumerate(sheet.models[:_MOST_MODELS]):
+        columns = [(layer, _of_layer(model, layer, column.key, frame, cells)) for layer in frame.layers]
+        known = [(layer, quantiles(v, n=10, method="inclusive") if len(v) > 1 else v * 9) for layer, v in columns if v]
+        outline = [*((layer, q[0]) for layer, q in known), *((layer, q[8]) for layer, q in reversed(known))]
+        line = Line(model, [(layer, q[4]) for layer, q in known])
+        panels.append(Panel(label, x, y, [line], [Line(model, outline)]))
+    return panels
+
+
+def _of_layer(model: int, layer: int, key: str, frame: Frame, cells: _Cells) -> list[float]:
+    rows = [cells.get((model, kind, layer)) for kind in frame.kinds]
+    return [value for row in rows if row and (value := row.values[key]) is not None]

@@ -11,35 +11,33 @@ from dataclasses import dataclass
 from wanalyze.wording import number
 
 # Light to dark, equal steps of lightness; grey is in none of them, so hatching can mean "not measured".
+# The stylesheet turns the ramp round on dark paper: `s0` to `s6` name its steps.
 RAMP = ("#fffbe3", "#d5ecc4", "#9ed8c0", "#5fb9c6", "#3a8fbd", "#33619f", "#2b2f73")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Colour steps between `limits`, which are one fewer than the colours."""
+    """Steps of RAMP between `limits`, which are one fewer."""
 
     limits: tuple[float, ...]
-    colours: tuple[str, ...]
+    steps: tuple[int, ...]
     unit: str
     whole: bool = False
 
-    def colour(self, value: float) -> str:
-        return self.colours[bisect_right(self.limits, value)]
+    def step(self, value: float) -> int:
+        """The place in RAMP of the colour of `value`."""
+        return self.steps[bisect_right(self.limits, value)]
 
     @property
-    def legend(self) -> list[tuple[str, str]]:
-        """(colour, what it stands for) from low to high."""
+    def legend(self) -> list[tuple[int, str]]:
+        """(place in RAMP, what it stands for) from low to high."""
         if not self.limits:
-            return [(self.colours[0], "all alike")]
+            return [(self.steps[0], "all alike")]
         if self.whole:
-            return list(zip(self.colours, _whole_steps([int(limit) for limit in self.limits]), strict=True))
+            return list(zip(self.steps, _whole_steps([int(limit) for limit in self.limits]), strict=True))
         ends = [number(limit, 2) for limit in self.limits]
-        texts = [
-            f"below {ends[0]}",
-            *map(" to ".join, itertools.pairwise(ends)),
-            f"{ends[-1]} or more",
-        ]
-        return list(zip(self.colours, texts, strict=True))
+        texts = [f"below {ends[0]}", *map(" to ".join, itertools.pairwise(ends)), f"{ends[-1]} or more"]
+        return list(zip(self.steps, texts, strict=True))
 
 
 def logarithmic(values: Sequence[float], unit: str) -> Scale:
@@ -47,16 +45,24 @@ def logarithmic(values: Sequence[float], unit: str) -> Scale:
     positive = [value for value in values if value > 0]
     low, high = (min(positive), max(positive)) if positive else (1.0, 1.0)
     if high / low < 1.001:
-        return Scale((), RAMP[2:3], unit)
+        return Scale((), (2,), unit)
     ratio = math.log(high / low) / len(RAMP)
-    limits = (low * math.exp(ratio * step) for step in range(1, len(RAMP)))
-    return Scale(tuple(float(f"{limit:.2g}") for limit in limits), RAMP, unit)
+    limits = {float(f"{low * math.exp(ratio * step):.2g}") for step in range(1, len(RAMP))}
+    return Scale(tuple(sorted(limits)), tuple(range(len(RAMP)))[len(RAMP) - 1 - len(limits) :], unit)
 
 
 def counts(most: int, unit: str) -> Scale:
     """0 has a colour of its own, the rest is cut into steps of whole numbers up to `most`."""
     edges = sorted({1, *(round(1 + (most - 1) * step / 5) for step in range(1, 6))}) if most > 1 else [1]
-    return Scale(tuple(edges), (*RAMP[:1], *RAMP[len(RAMP) - len(edges) :]), unit, whole=True)
+    return Scale(tuple(edges), (0, *range(len(RAMP) - len(edges), len(RAMP))), unit, whole=True)
+
+
+def cosines(epsilon: float, unit: str) -> Scale:
+    """Three steps below ε, which are intruders and dark, and four above."""
+    below = [epsilon * third / 3 for third in (1, 2)]
+    above = [epsilon + (1 - epsilon) * quarter / 4 for quarter in (1, 2, 3)]
+    limits = (*(float(f"{limit:.2g}") for limit in below), epsilon, *(float(f"{limit:.2g}") for limit in above))
+    return Scale(limits, tuple(reversed(range(len(RAMP)))), unit)
 
 
 def _whole_steps(edges: Sequence[int]) -> list[str]:
