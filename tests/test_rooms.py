@@ -19,7 +19,19 @@ PACKAGE = Path(wanalyze.__file__).parent
 # Each room may import those before it; the facade, wanalyze itself, may be used by the command line only.
 ROOMS = (
     *("version", "errors", "printable", "metrics", "operators", "spectra", "checkpoints", "adapters", "naming"),
-    *("pairing", "intruders", "measure", "result", "engine", "wording", "report", "terminal", "cli", "__main__"),
+    *(
+        "pairing",
+        "intruders",
+        "measure",
+        "result",
+        "engine",
+        "wording",
+        "report",
+        "figures",
+        "terminal",
+        "cli",
+        "__main__",
+    ),
 )
 
 

@@ -15,6 +15,7 @@ import click
 
 from wanalyze.cli.compare import compare
 from wanalyze.cli.explain import explain
+from wanalyze.cli.figures import figures
 from wanalyze.cli.inspect import inspect
 from wanalyze.cli.report import report
 from wanalyze.cli.show import show
@@ -34,7 +35,7 @@ def wanalyze() -> None:
     """
 
 
-for command in (compare, inspect, show, report, explain):
+for command in (compare, inspect, show, report, figures, explain):
     wanalyze.add_command(command)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from wanalyze.metrics import METRICS
+from wanalyze.naming import kind_order
 from wanalyze.report.scale import Scale, counts, logarithmic
 from wanalyze.result import Module, Result
 from wanalyze.wording import number
@@ -16,20 +17,6 @@ CELL, TOP, _GAP = 18, 16, 1  # pixels; TOP leaves room for the layers' numbers
 _MOST_KINDS, _MOST_LAYERS = 40, 256
 _LONGEST_LABEL = 40  # characters
 _LABEL_WIDTH = 7  # pixels per character
-_KINDS = (
-    *("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query", "key", "value", "o_proj"),
-    *(
-        "gate_proj",
-        "up_proj",
-        "gate_up_proj",
-        "c_fc",
-        "down_proj",
-        "c_proj",
-        "embed_tokens",
-        "wte",
-        "lm_head",
-    ),
-)
 MAPPED = ("effective_rank", "relative_norm", "intruders_left", "intruders_right")
 
 
@@ -110,7 +97,7 @@ def cut_from_maps(result: Result) -> list[str]:
 
 
 def _axes(modules: Sequence[Module]) -> tuple[list[str], list[int]]:
-    kinds = sorted({module.kind for module in modules}, key=_kind_order)
+    kinds = sorted({module.kind for module in modules}, key=kind_order)
     layers = sorted({module.layer for module in modules if module.layer is not None})
     return kinds[:_MOST_KINDS], layers[:_MOST_LAYERS]
 
@@ -161,8 +148,3 @@ def _cell(modules: Sequence[Module], key: str, scale: Scale, x: int, y: int, whe
     value = median(values)
     several = f" (median of {len(values)})" if len(values) > 1 else ""
     return Cell(x, y, scale.colour(value), f"{where}: {number(value)}{several}")
-
-
-def _kind_order(kind: str) -> tuple[int, str]:
-    last = kind.rpartition(".")[2]
-    return (_KINDS.index(last) if last in _KINDS else len(_KINDS), kind)
