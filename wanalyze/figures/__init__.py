@@ -12,6 +12,7 @@ from wanalyze.figures.dora import dora
 from wanalyze.figures.effective_rank import effective_rank
 from wanalyze.figures.epsilon import epsilon
 from wanalyze.figures.evaluation import Evaluation, read_evaluation
+from wanalyze.figures.figure import Wanted
 from wanalyze.figures.forgetting import forgetting
 from wanalyze.figures.formats import FORMATS
 from wanalyze.figures.map import map_ as map
@@ -31,6 +32,7 @@ __all__ = [
     "Evaluation",
     "Member",
     "Series",
+    "Wanted",
     "Written",
     "depth",
     "dora",

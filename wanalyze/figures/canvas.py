@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.path import Path
 
 # Okabe and Ito, the pale yellow last. 8 colours, 9 markers: 72 looks before one comes again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -145,44 +146,44 @@ def points(axes: Axes, index: int, x: Sequence[float], y: Sequence[float]) -> Ar
 def cells(axes: Axes, values: np.ndarray, norm: Normalize) -> None:
     """A matrix as coloured cells, row 0 on top, cell (i, j) centred at x = j, y = i; NaN stays empty.
 
-    Neighbours of one colour in a row are one rectangle: a tenth of the bytes of a path per cell, and no picture to
-    blur or to lie beside a PGF file.
+    Each step of the colour map is one path over all cells of at least that step, the darkest first: what shows through
+    the seams that viewers leave between cells is a neighbouring colour, not the page.
     """
     from matplotlib.collections import PathCollection
-    from matplotlib.path import Path
 
     rows, columns = values.shape
     shades = colours()
-    corners: dict[int, list[tuple[float, float]]] = {}
-    for i, row in enumerate(values.tolist()):
-        steps = [-1 if math.isnan(value) else min(int(norm(value) * shades.N), shades.N - 1) for value in row]
-        for step, first, end in _runs(steps):
-            left, right, top, bottom = first - 0.5, end - 0.5, i - 0.5, i + 0.5
-            outline = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-            if step >= 0:
-                corners.setdefault(step, []).extend(outline)
-    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
-    paths = [Path(points, codes * (len(points) // 5)) for points in corners.values()]
+    steps = [
+        [-1 if math.isnan(value) else min(int(norm(value) * shades.N), shades.N - 1) for value in row]
+        for row in values.tolist()
+    ]
+    present = sorted({step for row in steps for step in row} - {-1})
     axes.add_collection(
         PathCollection(
-            paths, facecolors=[shades(step) for step in corners], edgecolors="face", linewidths=0.3, antialiaseds=False
+            [_covering(steps, least) for least in present],
+            facecolors=[shades(step) for step in present],
+            linewidths=0,
+            antialiaseds=False,
         ),
         autolim=False,
     )
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
 
 
-def _runs(steps: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(step, first, one past the last) of each run of equal neighbours.
+def _covering(steps: Sequence[Sequence[int]], least: int) -> Path:
+    """The cells of at least that step; neighbours in a row are one rectangle."""
+    from matplotlib.path import Path
 
-    >>> list(_runs([3, 3, 5]))
-    [(3, 0, 2), (5, 2, 3)]
-    """
-    left = 0
-    for step, run in groupby(steps):
-        right = left + len(list(run))
-        yield step, left, right
-        left = right
+    corners = []
+    for i, row in enumerate(steps):
+        end = 0
+        for inside, run in groupby(step >= least for step in row):
+            first, end = end, end + len(list(run))
+            if inside:
+                left, right, top, bottom = first - 0.5, end - 0.5, i - 0.5, i + 0.5
+                corners += [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
+    return Path(corners, codes * (len(corners) // 5))
 
 
 def colour_bar(figure: Figure, panels: Sequence[Axes], norm: Normalize, label: str) -> Colorbar:
@@ -192,6 +193,7 @@ def colour_bar(figure: Figure, panels: Sequence[Axes], norm: Normalize, label: s
     bar = figure.colorbar(ScalarMappable(norm, colours()), ax=list(panels), pad=0.01, fraction=0.04, aspect=30)
     bar.set_label(label)
     bar.outline.set_linewidth(0.5)
+    bar.solids.set(edgecolor="face", linewidth=0.3)
     return bar
 
 

@@ -46,7 +46,7 @@ class _Reader:
 
     def members(self, run: Path, models: str) -> list[Member]:
         """The models of a run that match and were not given before."""
-        file = run.resolve()
+        file = (run / RESULT if run.is_dir() else run).resolve()
         result = self._result(run, file)
         labels = [model.label for model in result.models if fnmatchcase(model.label, models)]
         fresh = [label for label in labels if (file, label) not in self._given]

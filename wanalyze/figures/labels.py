@@ -17,8 +17,10 @@ _LATEX = {
     "|": r"\textbar{}",
     '"': r"\char34{}",
     "\N{MINUS SIGN}": r"\ensuremath{-}",
+    "…": r"\ldots{}",
     **{char: f"\\{char}" for char in "$&#_%"},
 }
+_LATIN = 0x17F  # the last letter of Latin Extended-A
 _LATEX_NEEDS = str.maketrans(_LATEX)
 
 
@@ -50,12 +52,16 @@ def plain(text: str, most: int = 24) -> str:
 
 
 def latex(text: str) -> str:
-    r"""`text` as LaTeX sets it letter by letter, whatever it says.
+    r"""`text` as every LaTeX sets it letter by letter; what pdfLaTeX has no letter for is written out.
 
-    >>> latex(r"\input{a}_50%")
-    '\\textbackslash{}input\\{a\\}\\_50\\%'
+    >>> latex(r"\input{a}_50%"), latex("模")
+    ('\\textbackslash{}input\\{a\\}\\_50\\%', '\\textbackslash{}u6a21')
     """
-    return printable(text).translate(_LATEX_NEEDS)
+    known = (
+        char if char in _LATEX or ord(char) <= _LATIN else char.encode("unicode_escape").decode()
+        for char in printable(text)
+    )
+    return "".join(known).translate(_LATEX_NEEDS)
 
 
 def latex_of_drawn(text: str) -> str:

@@ -66,14 +66,15 @@ def _unchanged(member: Member, names: Sequence[str]) -> bool:
 def _draw(rows: Sequence[Cell], series: Sequence[Series], venue: Venue) -> Figure:
     kinds = list(dict.fromkeys(row.kind for row in rows))
     layers = sorted({row.layer for row in rows})
-    line = 1.25 * venue.small / 72
-    figure = sheet(venue.text, len(series) * (len(kinds) * line + 0.12) + 0.45)
+    strip = max(len(kinds), 5) * 1.25 * venue.small  # points, with room for the model's name beside it
+    figure = sheet(venue.text, len(series) * (strip / 72 + 0.12) + 0.45)
     grid = figure.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0].tolist()
     values = [row.mean for row in rows if row.mean is not None]
     norm = _norm(values)
     for axes, one in zip(grid, series, strict=True):
         _strip(axes, [row for row in rows if row.model == one.label], kinds, layers, norm)
-        axes.set_ylabel(one.named(6 + 2 * len(kinds)))
+        letters = int(strip / (0.55 * venue.small)) - (6 if len(one.members) > 1 else 0)
+        axes.set_ylabel(one.named(letters), fontsize=venue.small)
     every = math.ceil(len(layers) / 16)
     grid[-1].set_xticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]])
     grid[-1].set_xlabel("layer")

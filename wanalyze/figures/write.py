@@ -46,6 +46,7 @@ def write_figures(
     if file_format not in FORMATS:
         raise UsageError(f"no format {file_format!r}; known: {', '.join(FORMATS)}")
     names = [_known(name) for name in only] or list(FIGURES)
+    _check(Path(output))
     series = read_series([Path(run) for run in runs], groups)
     wanted = Wanted(metric, module, read_evaluation(Path(evaluation)) if evaluation is not None else None)
     contents: dict[str, bytes] = {}
@@ -77,6 +78,12 @@ def _csv(rows: Sequence[Any]) -> bytes:
     from wanalyze.result import csv_text
 
     return csv_text(rows[0]._fields, rows).encode()
+
+
+def _check(folder: Path) -> None:
+    """Refuse early what could not be written at the end."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: cannot be written (it is a file, a folder is needed); choose another with -o")
 
 
 def _write(folder: Path, contents: dict[str, bytes]) -> list[Path]:
