@@ -193,7 +193,8 @@ def colour_bar(figure: Figure, panels: Sequence[Axes], norm: Normalize, label: s
     bar = figure.colorbar(ScalarMappable(norm, colours()), ax=list(panels), pad=0.01, fraction=0.04, aspect=30)
     bar.set_label(label)
     bar.outline.set_linewidth(0.5)
-    bar.solids.set(edgecolor="face", linewidth=0.3)
+    if bar.solids is not None:
+        bar.solids.set(edgecolor="face", linewidth=0.3)  # else viewers leave seams between its steps
     return bar
 
 
