@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from wanalyze.errors import FigureError
-from wanalyze.figures.canvas import curve, legend, sheet
+from wanalyze.figures.canvas import curve, legend, sheet, whole_numbers
 from wanalyze.figures.series import Member, Series, Spread, spread
 from wanalyze.figures.venues import Venue
 from wanalyze.intruders import Enclosure
@@ -71,6 +71,7 @@ def drawn(rows: Sequence[Count], series: Sequence[Series], venue: Venue, axis: s
         axes.set_xlabel(axis)
     panels[0].set_ylabel("intruder dimensions")
     panels[0].set_ylim(bottom=0)
+    whole_numbers(panels[0].yaxis)
     legend(figure, list(handles.values()), list(texts.values()), venue)
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -61,7 +62,7 @@ def _points(series: list[Series], evaluation: Evaluation, metric: str) -> list[P
 def _draw(rows: Sequence[Point], series: Sequence[Series], venue: Venue) -> Figure:
     metrics = list(dict.fromkeys(row.metric for row in rows))
     across = min(3, len(metrics))
-    down = -(-len(metrics) // across)
+    down = math.ceil(len(metrics) / across)
     figure = sheet(venue.column if across == 1 else venue.text, down * 1.7 + 0.5)
     panels = figure.subplots(down, across, sharex=True, squeeze=False).ravel()
     handles, texts = {}, {}
@@ -78,6 +79,8 @@ def _draw(rows: Sequence[Point], series: Sequence[Series], venue: Venue) -> Figu
         axes.margins(0.08)
     for axes in panels[len(metrics) :]:
         axes.set_axis_off()
+    for axes in panels[len(metrics) - across : len(metrics)]:
+        axes.tick_params(labelbottom=True)  # the last row may be short
     figure.supxlabel("intruder dimensions (output side)", fontsize=venue.base)
     legend(figure, list(handles.values()), list(texts.values()), venue)
     return figure

@@ -108,6 +108,7 @@ def _strip(axes: Axes, shown: Sequence[Cell], kinds: Sequence[str], layers: Sequ
     cells(axes, values, norm)
     axes.set_yticks(range(len(kinds)), [plain(kind, 16) for kind in kinds])
     axes.tick_params(length=0, axis="y")
+    axes.spines[:].set_visible(True)
 
 
 def _hatched(corner: tuple[float, float] = (0, 0)) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,8 +44,8 @@ def _numbers(series: Sequence[Series], wanted: Wanted) -> list[Point]:  # noqa: 
 
 def _draw(rows: Sequence[Point], series: Sequence[Series], venue: Venue) -> Figure:
     models = [one for one in series if any(row.model == one.label for row in rows)]
-    across = min(_ACROSS, len(models))
-    down = -(-len(models) // across)
+    down = math.ceil(len(models) / _ACROSS)
+    across = math.ceil(len(models) / down)
     figure = sheet(venue.text, down * 1.65 + 0.75)
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
     kinds = _shown_kinds(rows)
@@ -59,6 +60,8 @@ def _draw(rows: Sequence[Point], series: Sequence[Series], venue: Venue) -> Figu
         axes.set_title(f"({chr(ord('a') + letter)}) {one.legend}", loc="left", pad=2)
     for axes in panels[len(models) :]:
         axes.set_axis_off()
+    for axes in panels[len(models) - across : len(models)]:
+        axes.tick_params(labelbottom=True)  # the last row may be short
     for axes in panels[: len(models)]:
         scale(axes, "x", [row.relative_norm for row in rows])
         scale(axes, "y", [row.effective_rank for row in rows])
