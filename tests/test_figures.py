@@ -23,7 +23,7 @@ from tests.figure_runs import matrix, run, with_arrays
 from wanalyze import figures
 from wanalyze.errors import FigureError, UsageError
 from wanalyze.figures import FIGURES, FORMATS, VENUES, Member, Series, write_figures
-from wanalyze.result import Module, Status, read_run, write_run
+from wanalyze.result import Module, Result, Status, read_run, write_run
 
 LOSSES = {"full": 0.249, "lora-r8": 0.363, "lora-r64": 0.312, "half-frozen": 0.202, "rslora-r64": 0.357}
 DRAWN = [name for name in FIGURES if name != "table"]
@@ -56,6 +56,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory, whole_run: Path, evaluation
     return output
 
 
+@pytest.fixture(scope="session")
+def small() -> Result:
+    """Two models of three layers with everything that a figure shows: quick to draw."""
+    made = [
+        matrix(
+            label, f"l.{layer}.q", layer, relative_norm=0.1 * (layer + 1), effective_rank=rank + layer, noise_edge=0.01
+        )
+        for label, rank in (("full", 40.0), ("lora", 7.0), ("tiny", 2.0))
+        for layer in range(3)
+    ]
+    return with_arrays(run(made))
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, small: Result) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "run"
+    write_run(folder, small, "")
+    return folder
+
+
 def rows_of(folder: Path, name: str) -> list[dict[str, str]]:
     with (folder / f"fig_{name}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -79,8 +99,8 @@ def test_a_figure_is_as_wide_as_the_page_wants_it(folder: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("venue", VENUES)
-def test_every_venue_has_its_widths(tmp_path: Path, whole_run: Path, venue: str) -> None:
-    write_figures(whole_run, output=tmp_path, venue=venue, only=["depth", "map"])
+def test_every_venue_has_its_widths(tmp_path: Path, small_run: Path, venue: str) -> None:
+    write_figures(small_run, output=tmp_path, venue=venue, only=["depth", "map"])
     for name, width in (("depth", VENUES[venue].column), ("map", VENUES[venue].text)):
         (page,) = PdfReader(tmp_path / f"fig_{name}.pdf").pages
         assert float(page.mediabox.width) / 72 == pytest.approx(width, abs=0.01)
@@ -108,12 +128,12 @@ def test_pdf_is_the_same_in_another_process(tmp_path: Path, whole_run: Path, eva
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_bytes_depend_on_the_run_alone(tmp_path: Path, whole_run: Path, file_format: str) -> None:
+def test_bytes_depend_on_the_run_alone(tmp_path: Path, small_run: Path, file_format: str) -> None:
     only = ["depth", "overlap"]
-    first = write_figures(whole_run, output=tmp_path / "1", file_format=file_format, only=only)
+    first = write_figures(small_run, output=tmp_path / "1", file_format=file_format, only=only)
     with matplotlib.rc_context({"font.family": "monospace", "savefig.bbox": "tight", "pdf.fonttype": 3}):
         before = dict(matplotlib.rcParams)
-        write_figures(whole_run, output=tmp_path / "2", file_format=file_format, only=only)
+        write_figures(small_run, output=tmp_path / "2", file_format=file_format, only=only)
         assert dict(matplotlib.rcParams) == before
     for path in first.files:
         assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes(), path.name
@@ -224,10 +244,10 @@ def test_table_holds_quartiles_of_the_run(folder: Path, whole_run: Path) -> None
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_each_is_a_function_of_a_result(whole_run: Path, evaluation: Path, name: str) -> None:
-    function = getattr(figures, name)
-    wanted = {"evaluation": figures.read_evaluation(evaluation)} if name == "forgetting" else {}
-    figure = function(read_run(whole_run), venue="acl", **wanted)
+def test_each_is_a_function_of_a_result(small: Result, name: str) -> None:
+    losses = figures.Evaluation("losses", {"loss": {"full": 1.0, "lora": 2.0, "tiny": 3.0}})
+    wanted = {"evaluation": losses} if name == "forgetting" else {}
+    figure = getattr(figures, name)(small, venue="acl", **wanted)
     assert isinstance(figure, Figure)
     assert figure.get_figwidth() in (VENUES["acl"].column, VENUES["acl"].text)
 
@@ -350,8 +370,8 @@ def test_a_forged_grid_is_refused() -> None:
         figures.depth(run([matrix(f"m{i}", "x") for i in range(30)]))
 
 
-def test_a_broken_file_of_arrays_is_said(cli: Run, tmp_path: Path, whole_run: Path) -> None:
-    shutil.copytree(whole_run, tmp_path / "run")
+def test_a_broken_file_of_arrays_is_said(cli: Run, tmp_path: Path, small_run: Path) -> None:
+    shutil.copytree(small_run, tmp_path / "run")
     (tmp_path / "run" / "arrays.safetensors").write_bytes(b"\xff" * 40)
     done = cli("figures", tmp_path / "run", "--only", "spectrum")
     assert done.code == 2
@@ -395,7 +415,7 @@ def test_help_lists_every_figure_and_venue(cli: Run) -> None:
 
 
 @pytest.mark.parametrize("name", ["venue", "file_format", "only"])
-def test_the_library_refuses_by_itself(tmp_path: Path, whole_run: Path, name: str) -> None:
+def test_the_library_refuses_by_itself(tmp_path: Path, small_run: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"[Kk]nown"):
-        write_figures(whole_run, output=tmp_path / "f", **{name: ["zebra"] if name == "only" else "zebra"})  # type: ignore[arg-type]
+        write_figures(small_run, output=tmp_path / "f", **{name: ["zebra"] if name == "only" else "zebra"})  # type: ignore[arg-type]
     assert not (tmp_path / "f").exists()

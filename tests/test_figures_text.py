@@ -59,7 +59,7 @@ def evaluated(folder: Path, labels: tuple[str, ...]) -> Path:
 def written(tmp_path_factory: pytest.TempPathFactory, hostile: Result) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     write_run(folder / "run", hostile, "")
-    for file_format in ("pdf", "svg", "pgf"):
+    for file_format in ("svg", "pgf"):
         done = write_figures(
             folder / "run", output=folder, file_format=file_format, evaluation=evaluated(folder, HOSTILE[:6])
         )
