@@ -9,6 +9,10 @@ import json
 import os
 import socket
 import struct
+import tarfile
+import warnings
+import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +20,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from tests import torch_files as files
 from tests.conftest import lora_factors, normal, save_adapter, save_checkpoint, tiny_base
+from tests.distributed_files import Sharded, grid, made
+from tests.gguf_files import array, gguf_file, info, pair
+from tests.quantised_files import Made, four_bits, state_tensor
+from tests.torch_files import archive, mapping, pickled
 
 MODULE = "model.layers.0.mlp.up_proj"
 _GIB = 2**30
@@ -105,6 +114,7 @@ SAFETENSORS = {
     ),
     "19 a name twice": Bad(header(_TWICE % b"a", bytes(8)), "appears twice"),
     "20 a name twice by an escape": Bad(header(_TWICE % b"\\u0061", bytes(8)), "appears twice"),
+    "20 a name of a megabyte twice": Bad(header(b'{"%s":1,"%s":2}' % (b"a" * 2**20, b"a" * 2**20)), "appears twice"),
     "21 a name of the metadata twice": Bad(header(b'{"__metadata__":{"a":"1","a":"2"}}'), "appears twice"),
     "22 a lone surrogate": Bad(header(b'{"\\ud800": {}}'), "UTF-8"),
     "24 a legal header of 20 MB": Bad(large_header, "are allowed"),
@@ -219,6 +229,7 @@ SHARDS = {
     "37 an absolute shard": Bad(shard_of_b("/etc/passwd.safetensors"), "outside"),
     "37 a drive": Bad(shard_of_b("C:\\two.safetensors"), "outside"),
     "37 a share": Bad(shard_of_b("\\\\host\\two.safetensors"), "outside"),
+    "37 a million folders": Bad(shard_of_b("x/" * 1_000_000 + "two.safetensors"), "1024 are allowed"),
     "37 a URL": Bad(shard_of_b("https://host/two.safetensors"), "outside"),
     "37 a NUL": Bad(shard_of_b("two\0.safetensors"), "outside"),
     "37 a pickle as shard": Bad(shard_of_b("two.bin"), "no .safetensors"),
@@ -279,6 +290,7 @@ ADAPTERS = {
     "52 a config that is a list": Bad(config_text("[]"), "object is needed"),
     "52 a config of 100 MB": Bad(config_text(b" " * (100 * 2**20)), "more than"),
     "52 NaN in the config": Bad(config_text(_CONFIG + ', "x": NaN}'), "NaN"),
+    "52 infinity in the config": Bad(config_text(_CONFIG + ', "x": 1e999}'), "beyond all floats"),
     "52 a number of 5000 digits": Bad(config_text(_CONFIG + ', "x": ' + "9" * 5000 + "}"), "JSON"),
     "52 a key twice": Bad(config_text(_CONFIG + ', "r": 4}'), "appears twice"),
     "52 a config without end": Bad(config_text('{"a":' * 100_000), "nested"),
@@ -323,7 +335,17 @@ def moved(seed: int = 0) -> dict[str, torch.Tensor]:
 
 HOSTILE_NAMES = (
     *("", "a\0b", "a\nb", "\x1b[31mred", "\u202egnp", "<script>alert(1)</script>", "=cmd()|'/c calc'!A0"),
-    *("::error::x", "%0A", "x" * 100_000, "../../etc/passwd", "Case.Weight", "case.weight", "e\u0301", "\u00e9"),
+    *(
+        "::error::x",
+        "%0A",
+        "x" * 100_000,
+        "../../etc/passwd",
+        "a." * 20_000,
+        "Case.Weight",
+        "case.weight",
+        "e\u0301",
+        "\u00e9",
+    ),
 )
 
 
@@ -336,4 +358,142 @@ def hostile_names(folder: Path) -> Path:
 
 NAMES = {"22, 23, 67 names of every kind": Bad(hostile_names, "", code=0)}
 
-BAD = SAFETENSORS | PLACES | SHARDS | ADAPTERS | NAMES
+# --- torch files and distributed checkpoints ---
+
+
+def torch_file(value: bytes, files: dict[str, bytes] | None = None) -> Callable[[Path], Path]:
+    """A zip as torch.save writes it, around the pickle of a value."""
+    return lambda folder: archive(folder / "bad.bin", pickled(value), files)
+
+
+def view(*place: object) -> Callable[[Path], Path]:
+    return torch_file(mapping({f"{MODULE}.weight": files.tensor(*place)}))  # type: ignore[arg-type]
+
+
+def zipped(*entries: tuple[str, bytes], method: int = zipfile.ZIP_STORED) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        with warnings.catch_warnings(), zipfile.ZipFile(folder / "bad.bin", "w", method) as made:
+            warnings.simplefilter("ignore")  # a name twice
+            for name, inner in entries:
+                made.writestr(name, inner)
+        return folder / "bad.bin"
+
+    return make
+
+
+def patched(magic: bytes, at: int, new: bytes) -> Callable[[Path], Path]:
+    """Bytes of the last record of a kind replaced."""
+
+    def make(folder: Path) -> Path:
+        tensor = files.tensor([20, 16], [16, 1], of=files.storage(count=320))
+        whole = torch_file(mapping({f"{MODULE}.weight": tensor}), {"data/0": bytes(4 * 320)})
+        raw = bytearray(whole(folder).read_bytes())
+        start = raw.rindex(magic) + at
+        raw[start : start + len(new)] = new
+        return write(folder / "bad.bin", bytes(raw))
+
+    return make
+
+
+def saved(value: object, **options: object) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        torch.save(value, folder / "bad.ckpt", **options)  # type: ignore[arg-type]
+        return folder / "bad.ckpt"
+
+    return make
+
+
+def tar(folder: Path) -> Path:
+    with tarfile.open(folder / "bad.pt", "w") as made:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            made.addfile(tarfile.TarInfo(name))
+    return folder / "bad.pt"
+
+
+def safetensors_as_pickle(folder: Path) -> Path:
+    save_file(moved(), folder / "bad.bin")
+    return folder / "bad.bin"
+
+
+def distributed(**place: object) -> Callable[[Path], Path]:
+    """A distributed checkpoint of which the first chunk lies elsewhere."""
+
+    def make(folder: Path) -> Path:
+        it = made({f"{MODULE}.weight": Sharded(normal(20, 16), grid((0, 7, 20), (0, 16)))})
+        vars(next(iter(it.metadata.storage_data.values()))).update(place)
+        return it.save(folder)
+
+    return make
+
+
+_COMMAND = files.called("posix.system", files.text("echo"))
+_PKL, _STORAGE = ("x/data.pkl", pickled(mapping({"a": files.tensor()}))), ("x/data/0", files.FOUR)
+TORCH = {
+    "36 safetensors called .bin": Bad(safetensors_as_pickle, "is safetensors by its content", code=0),
+    "43 a command": Bad(torch_file(_COMMAND), "'posix.system'"),
+    "43 a command in a bare pickle": Bad(content(pickled(_COMMAND), "bad.bin"), "'posix.system'"),
+    "44 a bomb": Bad(zipped(_PKL, ("x/data/0", bytes(10**7)), method=zipfile.ZIP_DEFLATED), "is compressed"),
+    "45 an entry twice": Bad(zipped(_PKL, _STORAGE, _STORAGE), "two entries of one name"),
+    "46 an entry above its folder": Bad(zipped(_PKL, ("x/../../y", b"")), "outside the archive"),
+    "46 an encrypted entry": Bad(patched(b"PK\1\2", 8, b"\1"), "is encrypted"),
+    "46 sizes that lie": Bad(patched(b"PK\1\2", 20, b"\0\0\0\x40" * 2), "overlaps what follows"),
+    "46 a header that disagrees": Bad(patched(b"PK\3\4", 30, b"y"), "does not agree"),
+    "46 two pickles": Bad(zipped(_PKL, ("y/data.pkl", b"")), "2 files data.pkl"),
+    "47 a memo of 10^8": Bad(torch_file(b"Nr\0\xe1\xf5\x05"), "numbers a value 100000000"),
+    "47 a bytearray of a GB": Bad(torch_file(files.called("builtins.bytearray", files.number(10**9))), "bytearray"),
+    "47 a tuple doubled 60 times": Bad(torch_file(b")q\0" + b"h\0\x86q\0" * 60), "holds a tuple"),
+    "47 nesting without end": Bad(torch_file(b"(" * 10**6), "nests more than"),
+    "48 a stride of 0": Bad(view([10**9], [0]), "expanded or overlapping"),
+    "48 a view beyond its storage": Bad(view([5]), "reaches beyond its storage"),
+    "48 a negative stride": Bad(view([2], [-1], 3), "a negative or impossibly large"),
+    "49 before torch 0.2": Bad(tar, "a tar archive"),
+    "49 before torch 1.6": Bad(saved(moved(), _use_new_zipfile_serialization=False), "before 1.6"),
+    "49 TorchScript": Bad(zipped(_PKL, ("x/code/a.py", b"")), "TorchScript"),
+    "49 a whole model": Bad(saved(torch.nn.Linear(2, 2)), "save `model.state_dict()` instead"),
+    "49 a script's arguments": Bad(saved({"state_dict": moved(), "args": Namespace(x=1)}), "['state_dict'], path)`"),
+    "50 a command in .metadata": Bad(lambda f: write(f / ".metadata", pickled(_COMMAND)).parent, "'posix.system'"),
+    "50 a chunk above the folder": Bad(distributed(relative_path="../x.distcp"), "outside the folder"),
+    "50 a chunk in no file": Bad(distributed(relative_path="x.distcp"), "No such file"),
+    "50 a chunk beyond its file": Bad(distributed(length=2**40), "places a chunk up to byte"),
+}
+
+
+# --- GGUF and quantised weights ---
+
+
+def gguf(*arguments: object, **more: object) -> Callable[[Path], Path]:
+    return content(gguf_file(*arguments, **more), "bad.gguf")  # type: ignore[arg-type]
+
+
+def four_bits_but(name: str, tensor: torch.Tensor) -> Callable[[Path], Path]:
+    """A matrix of the base as bitsandbytes stores it, with another tensor beside it than belongs there."""
+
+    def make(folder: Path) -> Path:
+        whole = four_bits("nf4", (20, 16))
+        tensors = {**whole.tensors, f"m.weight.{name}": tensor}
+        return Made({MODULE + each.removeprefix("m"): it for each, it in tensors.items()}, whole.config).save(folder)
+
+    return make
+
+
+def state(**fields: object) -> Callable[[Path], Path]:
+    usual = {"quant_type": "nf4", "blocksize": 64, "dtype": "float16", "shape": (20, 16)}
+    return four_bits_but("quant_state.bitsandbytes__nf4", state_tensor(**{**usual, **fields}))
+
+
+QUANTISED = {
+    "63 blocks of 0": Bad(state(blocksize=0), "blocksize 0"),
+    "63 another shape": Bad(state(shape=(20, 17)), "4-bit codes of [20, 17] take 170"),
+    "63 a scale of NaN": Bad(four_bits_but("absmax", torch.full((5,), torch.nan)), "a scale must be finite"),
+}
+
+GGUF = {
+    "51 an array of 2^40": Bad(gguf([pair("a", 9, array(4, 2**40))]), "array of 1099511627776"),
+    "51 keys of 2^62": Bad(gguf(counts=(0, 2**62)), "4611686018427387904 keys"),
+    "51 arrays in arrays": Bad(gguf([pair("a", 9, array(9, 1, array(9, 1) * 5000))]), "array of arrays"),
+    "51 alignment 0": Bad(gguf([pair("general.alignment", 4, bytes(4))]), "alignment is 0"),
+    "51 an overlap": Bad(gguf(infos=[info(), info("b")]), "overlaps"),
+    "51 a part alone": Bad(content(gguf_file(), "bad-00001-of-00003.gguf"), "00002-of-00003.gguf is missing"),
+}
+
+BAD = SAFETENSORS | PLACES | SHARDS | ADAPTERS | NAMES | TORCH | GGUF | QUANTISED

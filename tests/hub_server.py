@@ -31,6 +31,7 @@ REFUSALS = {
     "too many": (429, "", "slow down", "3"),
     "much too many": (429, "", "slow down", "3600"),
     "down": (503, "", "", ""),
+    "broken": (500, "", "", ""),
     "teapot": (418, "", "", ""),
 }
 

@@ -138,6 +138,9 @@ CONTRADICTIONS = {
     "a runaway pattern": (GOOD, {"alpha_pattern": {"(a+)+$": 1}}, "without end"),
     "a slow pattern": (GOOD, {"rank_pattern": {".*.*.*x": 2}}, "without end"),
     "a broken pattern": (GOOD, {"rank_pattern": {"[": 1}}, "pattern"),
+    "r beyond any tensor": (GOOD, {"r": 10**400}, "r is '1000"),
+    "a rank beyond any tensor": (GOOD, {"rank_pattern": {"q_proj": 10**400}}, "q_proj is '1000"),
+    "alpha beyond any number": (GOOD, {"lora_alpha": 10**400}, "lora_alpha is '1000"),
     "a pattern of nothing": (GOOD, {"rank_pattern": {"q_proj": 0}}, "rank_pattern"),
 }
 
@@ -157,6 +160,15 @@ def test_a_pattern_for_every_module_takes_no_time() -> None:
     start = time.monotonic()
     assert [first_match(table, name, 0, field="rank_pattern") for name in names] == list(table.values())
     assert time.monotonic() - start < 10
+
+
+def test_patterns_that_together_would_take_minutes_are_refused() -> None:
+    name = ".".join("a" * 120)
+    for table in ({f".*.*{i}": 1 for i in range(60_000)}, {f"[a.]*[a.]*{i}": 1 for i in range(60_000)}):
+        with pytest.raises(AdapterError, match="would take minutes"):
+            first_match(table, name, 0, field="alpha_pattern")
+    usual = {rf".*\.layers\.{i}\..*_proj": i for i in range(300)}
+    assert first_match(usual, "model.layers.299.self_attn.q_proj", 0, field="alpha_pattern") == 299
 
 
 def test_a_dot_of_a_pattern_is_any_character() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import wanalyze
 from tests.conftest import normal, save_adapter, save_checkpoint
+from tests.limits import within_limits
 from wanalyze.adapters import _WITHOUT_UPDATE, KINDS, Adapter, parse_adapter
 from wanalyze.checkpoints import AdapterFiles, open_source
 from wanalyze.errors import AdapterError
@@ -291,3 +292,42 @@ def test_indices_that_windows_stored_as_numbers_are_read(tmp_path: Path) -> None
     plain = opened(saved(tmp_path / "a", SHIRA)).updates[0].read(normal(OUT, INP)).dense()
     stored = but(SHIRA, shira_indices=torch.tensor([[0.0, 1.0, 11.0], [0.0, 5.0, 15.0]]))
     assert torch.equal(opened(saved(tmp_path / "b", stored)).updates[0].read(normal(OUT, INP)).dense(), plain)
+
+
+BOMBS: dict[str, tuple[Adapted, tuple[int, int]]] = {
+    "a projection of millions of rows": (
+        (own(vera_lambda_b=normal(2), vera_lambda_d=normal(10**5)), {**DRAWN[1], "r": 10**5}),
+        (2, 30_000),
+    ),
+    "a random matrix of millions": (
+        (
+            own(tinylora_A=normal(500, 600), tinylora_B=normal(600, 500)) | whole(**{"tinylora_v.0": normal(20_000)}),
+            {"peft_type": "TINYLORA", "r": 500, "u": 20_000},
+        ),
+        (600, 600),
+    ),
+    "one circle": ((own(c3a_kernel=normal(1, 1, 10**6)), {"peft_type": "C3A", "block_size": 10**6}), (2, 2)),
+}
+
+
+@pytest.mark.parametrize(("adapted", "shape"), BOMBS.values(), ids=BOMBS)
+def test_a_small_file_makes_no_matrix_of_gigabytes(tmp_path: Path, adapted: Adapted, shape: tuple[int, int]) -> None:
+    base = save_checkpoint(tmp_path / "base", {"m.weight": normal(*shape)})
+    folder = saved(tmp_path, adapted)
+    with within_limits(), pytest.raises(AdapterError, match=r"numbers, more than \d+; refused"):
+        opened(folder, base).updates[0].read(torch.zeros(shape))
+
+
+def test_what_is_tiled_or_blocked_takes_no_more_than_its_result(tmp_path: Path) -> None:
+    base = save_checkpoint(tmp_path / "base", {"m.weight": normal(512, 512)})
+    tiled = (own(miss_block=normal(50_000, 4)), {"peft_type": "MISS", "r": 50_000})
+    blocked = (
+        own(gralora_A=normal(512, 1, 512), gralora_B=normal(512, 512, 1)),
+        {"peft_type": "GRALORA", "r": 512, "alpha": 512, "gralora_k": 512},
+    )
+    with within_limits():
+        one = opened(saved(tmp_path / "a", tiled)).updates[0].read(torch.zeros(4, 16)).dense()
+        other = opened(saved(tmp_path / "b", blocked), base).updates[0].read().dense()
+    torch.testing.assert_close(one, normal(50_000, 4)[:16].double().mT)
+    a, b = normal(512, 1, 512)[:, 0].double(), normal(512, 512, 1)[..., 0].double()
+    torch.testing.assert_close(other, a.mT * b)

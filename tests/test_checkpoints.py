@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import FIXTURES, normal, save_checkpoint, tiny_base
+from tests.limits import within_limits
 from wanalyze.checkpoints import Checkpoint, open_checkpoint
 from wanalyze.errors import CheckpointError, WanalyzeError
 
@@ -64,6 +69,7 @@ BAD_HEADERS = {
     "not JSON": (b"{oops}", b"", "JSON"),
     "nested without end": (b'{"a":' * 100_000, b"", "nested"),
     "NaN": (b'{"a": NaN}', b"", "NaN"),
+    "infinity": (b'{"a": -1e999}', b"", "beyond all floats"),
     "a huge number": (b'{"a": ' + b"9" * 5000 + b"}", b"", "JSON"),
     "a lone surrogate": (b'{"\\ud800": {"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(8), "UTF-8"),
     "a key twice": (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"\\u0061":{}}', bytes(8), "twice"),
@@ -158,6 +164,18 @@ def test_an_index_must_agree_with_its_shards(tmp_path: Path, changes: dict[str, 
         open_checkpoint(sharded(tmp_path / "model", **changes))
 
 
+@given(st.binary(max_size=12), st.integers(0, 80))
+@settings(max_examples=150, deadline=None)
+def test_a_mutated_index_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int) -> None:
+    folder = sharded(tmp_path_factory.mktemp("fuzz") / "model")
+    index = folder / "model.safetensors.index.json"
+    content = bytearray(index.read_bytes())
+    content[at : at + len(noise)] = noise
+    index.write_bytes(content)
+    with suppress(WanalyzeError):
+        assert open_checkpoint(folder).entries.keys() == {"a", "b"}
+
+
 def test_a_shard_may_not_be_a_link_out_of_the_folder(tmp_path: Path) -> None:
     folder = sharded(tmp_path / "model")
     (folder / "two.safetensors").rename(tmp_path / "elsewhere.safetensors")
@@ -214,6 +232,33 @@ def test_a_truncated_file_is_an_error_and_no_crash(tmp_path: Path) -> None:
         found.read("model.layers.1.norm.weight")
 
 
+@pytest.mark.parametrize(
+    "read", [lambda found: found.read("model.layers.1.norm.weight"), lambda found: found.files[0].sha256()]
+)
+@pytest.mark.parametrize("other", ["a pipe", "a device"])
+def test_what_takes_the_place_of_a_file_is_noticed_at_once(
+    tmp_path: Path, read: Callable[[Checkpoint], object], other: str
+) -> None:
+    folder = save_checkpoint(tmp_path / "m", tiny_base())
+    found = open_checkpoint(folder)
+    path = folder / "model.safetensors"
+    path.unlink()
+    os.mkfifo(path) if other == "a pipe" else path.symlink_to("/dev/zero")
+    with within_limits(), pytest.raises(CheckpointError, match="changed while"):
+        read(found)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_checkpoint(tmp_path / "m", tiny_base())
+
+    def forbid(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", forbid)  # what a mode of 000 does to all but root
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read \(Permission denied"):
+        open_checkpoint(folder)
+
+
 def test_a_tensor_larger_than_memory_is_refused_before_it_is_asked_for(tmp_path: Path) -> None:
     size = 2**38
     path = write(tmp_path / "x.safetensors", {"a": entry(0, size, [size // 4])})
@@ -224,8 +269,6 @@ def test_a_tensor_larger_than_memory_is_refused_before_it_is_asked_for(tmp_path:
 
 
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
-    import os
-
     os.mkfifo(tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="regular file"):
         open_checkpoint(tmp_path)

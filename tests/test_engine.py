@@ -15,7 +15,8 @@ from tests.conftest import Run, lora_factors, normal, save_adapter, save_checkpo
 from tests.matrices import iterative
 from wanalyze.engine import batches
 from wanalyze.engine.batches import batch_size
-from wanalyze.result import Result
+from wanalyze.measure import Base
+from wanalyze.result import Result, Status
 
 run_module = sys.modules["wanalyze.engine.run"]  # the package gives its name to the function
 
@@ -118,6 +119,25 @@ def test_out_of_memory_halves_the_batch_and_ends_on_the_cpu(
     assert attempts == [3, 1, 2, 1, 1, 2, 1, 1]
     assert_same(result, expected)
     assert all("ran out of memory" in (module.reason or "") for module in result.modules)
+
+
+def test_matrices_larger_than_memory_fail_alone(pair: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    base, *tuned = pair
+    expected = {(module.model, module.name): module for module in wanalyze.compare(base, *tuned).modules}
+    original = run_module.measure.compare
+
+    def starved(bases: list[Base], *rest: object) -> object:
+        if any(base.matrix.shape == (64, 64) for base in bases):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return original(bases, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run_module.measure, "compare", starved)
+    found = wanalyze.compare(base, *tuned).modules
+    failed = {module.name: module.reason for module in found if module.status is Status.failed}
+    reason = "needs more memory than there is; use a larger machine"
+    assert failed == {f"model.layers.{i}.self_attn.q_proj": reason for i in range(2)}
+    assert all(module == expected[module.model, module.name] for module in found if module.name not in failed)
+    assert len(found) == len(expected)
 
 
 # --- a GPU ---

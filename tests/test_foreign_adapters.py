@@ -13,6 +13,7 @@ from torch import Tensor
 import wanalyze
 from tests.conftest import normal, save_checkpoint
 from tests.foreign_files import BASE, DOWN, LINEAR, UP, Tensors, deltas, number, of, parsed, written
+from wanalyze.errors import AdapterError
 
 # What tools of diffusion models call the two factors of `down.0.proj_in`, and what we call the result.
 STYLES = {
@@ -326,6 +327,16 @@ def test_litgpt_beside_its_own_fused_weight_leaves_the_keys_alone(tmp_path: Path
     found = deltas(parsed(litgpt(tmp_path / "a", QV), tmp_path / "base"), base)["transformer.h.0.attn.qkv.weight"]
     parts = [3 * Q_B.double() @ Q_A.double(), torch.zeros(4, 5), 3 * V_B.double() @ V_A.double()]
     torch.testing.assert_close(found, torch.cat(parts).double())
+
+
+def test_litgpt_without_a_base_does_not_guess_which_rows_are_queries(tmp_path: Path) -> None:
+    """Of grouped queries, halves of B would mix the rows of queries with the ranks of values."""
+    qkv = parsed(litgpt(tmp_path / "a", QV)).updates[0]
+    assert (qkv.needs_base, qkv.shape) == (True, None)
+    with pytest.raises(AdapterError, match="depends on the base's weight"):
+        qkv.read()
+    with pytest.raises(AdapterError, match="queries, keys and values is not in the file"):
+        qkv.read(normal(16, 5))
 
 
 def loralib(folder: Path, tensors: Tensors, **config: object) -> Path:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import wanalyze
 from tests.conftest import normal, save_checkpoint
 from tests.foreign_files import BASE, CONV, DOWN, LINEAR, SQUARE, UP, Tensors, deltas, number, of, parsed, written
 
@@ -230,6 +231,10 @@ def test_vectors_are_added_to_norms_and_biases(tmp_path: Path) -> None:
     expected["norm.weight"] += normal(6, seed=1).double()
     expected["norm.bias"] += normal(6, seed=2).double()
     torch.testing.assert_close(moved, expected)
+    assert adapter.method == "vectors (LyCORIS)"
+    result = wanalyze.compare(tmp_path / "base", tmp_path / "a.safetensors")
+    norms = {"norm": normal(6, seed=1).norm().item(), "norm.bias": normal(6, seed=2).norm().item()}
+    assert {v.name: v.metrics["delta_norm"] for v in result.vectors} == pytest.approx(norms, rel=1e-6)
 
 
 def test_what_of_lora_and_loha_has_low_rank_is_kept_as_factors(tmp_path: Path) -> None:

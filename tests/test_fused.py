@@ -14,9 +14,11 @@ from torch import Tensor
 
 import wanalyze
 from tests.conftest import lora_factors, normal, save_adapter, save_checkpoint
-from wanalyze.checkpoints import TensorEntry
+from wanalyze.adapters import Update, parse_adapter
+from wanalyze.checkpoints import AdapterFiles, TensorEntry, open_source
 from wanalyze.checkpoints.content import Joined, Picked, Raw, Rows, picked, turned
 from wanalyze.errors import PairingError
+from wanalyze.pairing import Selection, pair_adapter
 from wanalyze.result import Result, Status
 
 TEXT: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -244,10 +246,88 @@ def test_the_way_out_of_an_unknown_layout_is_a_map(tmp_path: Path) -> None:
     assert not result.skipped
 
 
-def test_an_adapter_on_a_part_of_a_fused_weight_is_refused_with_that_reason(tmp_path: Path) -> None:
+def updates(base: Path, adapter: Path) -> dict[str, Tensor]:
+    """ΔW of every pair that an adapter changes, rows as outputs."""
+    source = open_source(adapter)
+    assert isinstance(source, AdapterFiles)
+    opened = wanalyze.open_checkpoint(base)
+    found = pair_adapter(opened, parse_adapter(source, opened), Selection(), allow_unmatched=False)
+    assert not found.skipped
+    assert all(pair.shape == pair.tuned.shape for pair in found.matrices if isinstance(pair.tuned, Update))
+    return {pair.name: pair.tuned.read().dense().double() for pair in found.matrices if isinstance(pair.tuned, Update)}
+
+
+def product(module: str, out: int, inp: int, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
+    """The factors of a module, and their product by the scale of `save_adapter`."""
+    factors = lora_factors(module, out, inp, seed=seed)
+    a, b = (tensor.double() for tensor in factors.values())
+    return factors, 2 * b @ a
+
+
+@pytest.mark.parametrize(
+    ("fused", "shape", "config"),
+    [
+        ("qkv_proj", (16, 3), {"model_type": "phi3", **HEADS}),
+        ("c_attn", (4, 12), {"model_type": "gpt2"}),
+    ],
+)
+def test_an_adapter_on_a_part_of_a_fused_weight_is_held_against_that_part(
+    tmp_path: Path, fused: str, shape: tuple[int, int], config: dict[str, object]
+) -> None:
+    base = saved(tmp_path / "b", {f"l.0.attn.{fused}.weight": normal(*shape, seed=3)}, **config)
+    out, inp = (4, 3) if fused == "qkv_proj" else (4, 4)
+    factors, delta = product("l.0.attn.k_proj", out, inp)
+    adapter = save_adapter(tmp_path / "a", factors)
+    torch.testing.assert_close(updates(base, adapter), {f"l.0.attn.{fused}[k]": delta})
+    result = wanalyze.compare(base, adapter)
+    assert statuses(result) == {
+        f"l.0.attn.{fused}[{part}]": Status.measured if part == "k" else Status.unchanged for part in "kqv"
+    }
+    weight = normal(*shape, seed=3)[8:12] if fused == "qkv_proj" else normal(*shape, seed=3)[:, 4:8].mT
+    change = ((weight + delta).norm(dim=1) - weight.norm(dim=1)).abs().mean().item()
+    assert result[f"l.0.attn.{fused}[k]"][0].metric("magnitude_change") == pytest.approx(change, rel=1e-6)
+
+
+@pytest.mark.parametrize("fused", ["qkv_proj", "gate_up_proj"])
+def test_an_adapter_on_a_fused_weight_is_held_against_what_the_base_has_of_it(tmp_path: Path, fused: str) -> None:
+    split = SPLIT if fused == "qkv_proj" else GATES
+    factors, delta = product(f"l.0.{'attn' if fused == 'qkv_proj' else 'mlp'}.{fused}", 16 if split is SPLIT else 10, 3)
+    base = saved(tmp_path / "b", split, model_type="llama", **HEADS)
+    expected = dict(zip(split, delta.split([len(tensor) for tensor in split.values()]), strict=True))
+    found = updates(base, save_adapter(tmp_path / "a", factors))
+    torch.testing.assert_close(found, {name.removesuffix(".weight"): rows for name, rows in expected.items()})
+
+
+NO_PART = {
+    "an unknown layout": ("l.0.attn.q_proj", (8, 3), {"model_type": "new"}, "its layout is not known"),
+    "another shape": ("l.0.attn.q_proj", (4, 3), {"model_type": "phi3", **HEADS}, r"other shape: \(8, 3\)"),
+    "no part of it": ("l.0.attn.g_proj", (8, 3), {"model_type": "phi3", **HEADS}, "missing in base"),
+}
+
+
+@pytest.mark.parametrize(("module", "shape", "config", "reason"), NO_PART.values(), ids=NO_PART)
+def test_a_part_that_the_fused_weight_does_not_have_is_refused_with_that_reason(
+    tmp_path: Path, module: str, shape: tuple[int, int], config: dict[str, object], reason: str
+) -> None:
+    base = saved(tmp_path / "b", {"l.0.attn.qkv_proj.weight": normal(16, 3)}, **config)
+    with pytest.raises(PairingError, match=reason):
+        wanalyze.compare(base, save_adapter(tmp_path / "a", lora_factors(module, *shape)))
+
+
+def test_dora_on_a_fused_weight_is_not_held_against_parts(tmp_path: Path) -> None:
+    tensors = lora_factors("l.0.mlp.gate_up_proj", 10, 3)
+    tensors["base_model.model.l.0.mlp.gate_up_proj.lora_magnitude_vector"] = normal(10)
+    with pytest.raises(PairingError, match="depends on the fused weight as a whole"):
+        wanalyze.compare(
+            saved(tmp_path / "b", GATES, model_type="llama"), save_adapter(tmp_path / "a", tensors, use_dora=True)
+        )
+
+
+def test_a_fused_weight_is_not_changed_as_a_whole_and_in_parts(tmp_path: Path) -> None:
     base = saved(tmp_path / "b", {"l.0.attn.qkv_proj.weight": normal(16, 3)}, model_type="phi3", **HEADS)
-    with pytest.raises(PairingError, match=r"fused in the base \(l\.0\.attn\.qkv_proj\.weight\), split in the adapter"):
-        wanalyze.compare(base, save_adapter(tmp_path / "a", lora_factors("l.0.attn.q_proj", 8, 3)))
+    tensors = lora_factors("l.0.attn.q_proj", 8, 3) | lora_factors("l.0.attn.qkv_proj", 16, 3)
+    with pytest.raises(PairingError, match="as a whole and in parts"):
+        wanalyze.compare(base, save_adapter(tmp_path / "a", tensors))
 
 
 def test_what_an_adapter_saves_whole_is_held_against_its_part_of_a_fused_weight(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gguf
@@ -20,6 +20,7 @@ from torch import Tensor
 
 import wanalyze
 from tests.conftest import normal, save_checkpoint
+from tests.gguf_files import U32, array, gguf_file, info, pair, text
 from wanalyze.checkpoints import Checkpoint
 from wanalyze.errors import CheckpointError
 
@@ -458,40 +459,6 @@ def test_of_several_gguf_files_in_a_folder_one_must_be_named(tmp_path: Path) -> 
 # Hostile files.
 
 
-def text(value: bytes | str) -> bytes:
-    raw = value if isinstance(value, bytes) else value.encode()
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def pair(key: bytes | str, kind: int, value: bytes) -> bytes:
-    return text(key) + struct.pack("<I", kind) + value
-
-
-def array(kind: int, count: int, values: bytes = b"") -> bytes:
-    return struct.pack("<IQ", kind, count) + values
-
-
-def info(name: bytes | str = "a", shape: Iterable[int] = (8,), kind: int = 0, offset: int = 0) -> bytes:
-    sizes = [*shape]
-    return text(name) + struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, kind, offset)
-
-
-def gguf_file(
-    pairs: Iterable[bytes] = (),
-    infos: Iterable[bytes] = (info(),),
-    data: int = 64,
-    *,
-    version: int = 3,
-    counts: tuple[int, int] | None = None,
-    alignment: int = 32,
-) -> bytes:
-    pairs, infos = [*pairs], [*infos]
-    tensors, keys = counts or (len(infos), len(pairs))
-    header = b"GGUF" + struct.pack("<IQQ", version, tensors, keys) + b"".join(pairs) + b"".join(infos)
-    return header + bytes(-len(header) % alignment) + bytes(data)
-
-
-U32 = struct.Struct("<I")
 HOSTILE = {
     "empty": (b"", "does not begin with GGUF"),
     "seven bytes": (b"GGUF\3\0\0", "goes on to byte"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -146,7 +147,10 @@ def test_a_result_names_the_commits(hub: Hub) -> None:
     assert (found["base"]["ref"], found["base"]["revision"]) == ("hf:org/tiny", hub.commit("org/tiny"))
     model = found["models"][0]
     assert (model["ref"], model["revision"]) == ("hf:org/lora@main", hub.commit("org/lora"))
-    assert [file["sha256"] is None for file in (*found["base"]["files"], *model["files"])] == [True, False]
+    hashes = {file["name"]: file["sha256"] for file in (*found["base"]["files"], *model["files"])}
+    unread = [name for name, found in hashes.items() if found is None]
+    assert sorted(hashes) == ["adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors"]
+    assert unread == ["model.safetensors"]
     assert found["base"]["tensors"]  # of what is read in part, each tensor has its hash
 
 
@@ -272,6 +276,21 @@ def test_a_damaged_cache_is_noticed(hub: Hub, cli: Run) -> None:
     assert "sha256 is" in cli("compare", "org/tiny", "org/lora", "--offline").err
 
 
+def test_a_large_file_of_the_cache_is_held_against_its_hash_when_all_of_it_was_read(
+    hub: Hub, cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wanalyze.engine.provenance._SMALL", 500)
+    save_checkpoint(hub.root / "org/tuned", tiny_base(seed=1))
+    cached(hub, "org/tiny", "org/tuned", "org/lora")
+    result = wanalyze.compare("hf:org/tiny", "hf:org/tuned", cache=False)
+    blob = next(Path("cache").glob("models--org--tiny/snapshots/*/model.safetensors")).resolve()
+    assert result.base.files[0].sha256 == blob.name == hashlib.sha256(blob.read_bytes()).hexdigest()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"!")
+    assert "sha256 is" in cli("compare", "org/tiny", "org/tuned", "--offline", "--no-cache").err
+    partly = wanalyze.compare("hf:org/tiny", "hf:org/lora", offline=True, cache=False)
+    assert partly.base.files[0].sha256 is None  # to hash all of it would read what nobody asked for
+
+
 # What a repository does, what is asked for, and what is said.
 FAULTS: dict[str, tuple[str, str, str]] = {
     "gone": ("gone", "org/tiny", "no such file or folder in the repository"),
@@ -282,6 +301,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "too many requests": ("too many", "org/tiny", "asks for a pause (429"),
     "a long pause": ("much too many", "org/tiny", "asks for a pause (429"),
     "a failing server": ("down", "org/tiny", "the Hub itself fails (503)"),
+    "a bug of the server": ("broken", "org/tiny", "the Hub itself fails (500)"),
     "another status": ("teapot", "org/tiny", "the Hub answers 418"),
     "an answer that is none": ("strange", "org/tiny", "names no commit"),
     "a listing that leads out": ("escaping", "org/tiny", "would lie outside the folder"),
@@ -324,6 +344,30 @@ def test_what_fails_twice_is_tried_again(hub: Hub, fault: str, name: str) -> Non
     hub.faults[name], hub.failures[name] = fault, 2
     assert wanalyze.compare("hf:org/tiny", "hf:org/lora").modules
     assert hub.failures[name] == 0
+
+
+def test_a_large_tensor_comes_in_parts_and_only_a_part_is_asked_for_again(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wanalyze.checkpoints.hub.remote_file.MOST", 400_000)
+    content = random.Random(0).randbytes(1_000_000)
+    file = remote(hub, content)
+    hub.faults["org/raw"], hub.failures["org/raw"] = "cut", len(transport.PAUSES)
+    assert file.read(1, 999_999) == content[1:]
+    asked = [request.range for request in hub.asked("/cdn/")]
+    assert asked == ["bytes=1-400000"] * 5 + ["bytes=400001-800000", "bytes=800001-999999"]
+
+
+def test_patience_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(transport, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: None))
+    answers = iter([transport.Trouble(CheckpointError("broke off")), "all of it"])
+
+    def slow() -> object:
+        now[0] += 100  # a large answer over a slow line
+        return next(answers)
+
+    assert transport.patiently(slow) == "all of it"
 
 
 @pytest.mark.parametrize(("fault", "waited"), [("too many", [3.0] * 3 + [4.0]), ("much too many", []), ("down", None)])

@@ -151,6 +151,15 @@ def test_pissa_reaches_the_same_on_a_large_layer(tmp_path: Path) -> None:
     assert (delta(only(parsed(folder)), base) - expected).norm() < 1e-9 * expected.norm()
 
 
+def test_the_diagonal_of_kasa_may_be_saved_as_a_column(tmp_path: Path) -> None:
+    tensors, base = {"m.lora_A.weight": normal(2, 5), "m.lora_B.weight": normal(6, 2)}, normal(6, 5).double()
+    flat, column = (
+        only(written(tmp_path / name, {**tensors, "m.lora_diag": diagonal}, kasa_config={})).read(base).dense()
+        for name, diagonal in {"flat": normal(2, seed=4), "column": normal(2, 1, seed=4)}.items()
+    )
+    torch.testing.assert_close(column, flat)
+
+
 def test_a_converted_pissa_is_plain(tmp_path: Path) -> None:
     config = LoraConfig(target_modules=LINEAR, r=4, lora_alpha=6, init_lora_weights="pissa")
     start = make(tmp_path / "start", config, noise=0.0, dtype=torch.float32, merge=False).folder
@@ -202,8 +211,9 @@ def test_qalora_pools_its_inputs_as_peft_does(tmp_path: Path) -> None:
     assert torch.allclose(delta(update, base), expected, atol=1e-6)
     # On a base that GPTQ did not quantise peft ignores the option.
     assert torch.allclose(delta(update, base[:, :3]), 1.5 * (b @ a).double(), atol=1e-6)
-    with pytest.raises(AdapterError, match="is this its base"):
-        delta(update, base[:, :11])
+    for other in (base[:, :11], base[:4]):
+        with pytest.raises(AdapterError, match="is this its base"):
+            delta(update, other)
 
 
 def test_alora_is_analysed_and_called_conditional(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 import wanalyze
 from tests.conftest import lora_factors, normal, save_adapter, save_checkpoint
 from tests.peft_oracle import make
-from wanalyze.adapters import Adapter, parse_adapter
+from wanalyze.adapters import Adapter, Update, parse_adapter
 from wanalyze.checkpoints import AdapterFiles, open_source
-from wanalyze.errors import AdapterError
+from wanalyze.errors import AdapterError, PairingError
+from wanalyze.pairing import Selection, pair_adapter
 
 PREFIX = "base_model.model."
 E, HIDDEN, INNER, RANK = 3, 10, 7, 2
@@ -183,6 +184,84 @@ def test_old_adapters_of_single_experts_are_plain_updates(tmp_path: Path) -> Non
     }
 
 
+def test_a_comparison_measures_every_expert_of_a_stack(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "base", {UP: normal(*OUT_FIRST[UP]), DOWN: normal(*OUT_FIRST[DOWN])})
+    tensors = {
+        f"{PREFIX}m.experts.lora_A.weight": normal(E * RANK, HIDDEN, seed=1),
+        f"{PREFIX}m.experts.lora_B.weight": normal(2 * INNER, E * RANK, seed=2),
+    }
+    said = {"target_parameters": ["experts.gate_up_proj"], "peft_version": "0.21.2"}
+    result = wanalyze.compare(tmp_path / "base", save_adapter(tmp_path / "a", tensors, **said))
+    a, b = tensors.values()
+    products = [2 * b[:, e::E] @ a[e * RANK : (e + 1) * RANK] for e in range(E)]
+    assert {m.name: m.metric("delta_norm") for m in result.modules if m.status.value == "measured"} == {
+        f"{UP}[{e}]": pytest.approx(product.norm().item(), rel=1e-6) for e, product in enumerate(products)
+    }
+    assert [m.name for m in result.modules if m.status.value == "unchanged"] == [f"{DOWN}[{e}]" for e in range(E)]
+
+
+@pytest.mark.parametrize("names", ["old", "new"])
+def test_a_base_that_lists_its_experts_has_the_update_of_each(tmp_path: Path, names: str) -> None:
+    """As files are written: transformers 5 stacks experts in memory alone, where peft finds them."""
+    at, gate, up, down = {
+        "old": ("block_sparse_moe", "w1", "w3", "w2"),
+        "new": ("mlp", "gate_proj", "up_proj", "down_proj"),
+    }[names]
+    shapes = {gate: (INNER, HIDDEN), up: (INNER, HIDDEN), down: (HIDDEN, INNER)}
+    base = {f"m.{at}.experts.{e}.{part}.weight": normal(*shape) for e in range(E) for part, shape in shapes.items()}
+    save_checkpoint(tmp_path / "base", base)
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "mixtral"}')
+    tensors = {
+        f"{PREFIX}m.mlp.experts.base_layer.lora_A.weight": normal(E * RANK, HIDDEN, seed=1),
+        f"{PREFIX}m.mlp.experts.base_layer.lora_B.weight": normal(2 * INNER, E * RANK, seed=2),
+        f"{PREFIX}m.mlp.experts.lora_A.weight": normal(E * RANK, INNER, seed=3),
+        f"{PREFIX}m.mlp.experts.lora_B.weight": normal(HIDDEN, E * RANK, seed=4),
+    }
+    said = {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"], "peft_version": "0.21.2"}
+    opened = wanalyze.open_checkpoint(tmp_path / "base")
+    adapter = parsed(save_adapter(tmp_path / "a", tensors, **said), tmp_path / "base")
+    pairing = pair_adapter(opened, adapter, Selection(), allow_unmatched=False)
+    found = {pair.name: pair.tuned.read().dense() for pair in pairing.matrices if isinstance(pair.tuned, Update)}
+    a_up, b_up, a_down, b_down = tensors.values()
+    expected = {}
+    for e in range(E):
+        rows = slice(e * RANK, (e + 1) * RANK)
+        both, last = 2 * b_up[:, e::E] @ a_up[rows], 2 * b_down[:, e::E] @ a_down[rows]
+        expected |= {f"m.{at}.experts.{e}.{gate}": both[:INNER], f"m.{at}.experts.{e}.{up}": both[INNER:]}
+        expected[f"m.{at}.experts.{e}.{down}"] = last
+    torch.testing.assert_close(found, expected)
+    assert not pairing.skipped
+    assert {module.status.value for module in wanalyze.compare(tmp_path / "base", tmp_path / "a").modules} == {
+        "measured"
+    }
+
+
+def test_an_adapter_of_single_experts_is_held_against_their_part_of_a_stack(tmp_path: Path) -> None:
+    base = {
+        "m.mlp.experts.gate_up_proj": normal(E, 2 * INNER, HIDDEN),
+        "m.mlp.experts.down_proj": normal(E, HIDDEN, INNER),
+    }
+    save_checkpoint(tmp_path / "base", base)
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "mixtral"}')
+    tensors = lora_factors("m.block_sparse_moe.experts.1.w3", INNER, HIDDEN)
+    result = wanalyze.compare(tmp_path / "base", save_adapter(tmp_path / "a", tensors))
+    changed = {m.name: m.metric("delta_norm") for m in result.modules if m.status.value == "measured"}
+    a, b = tensors.values()
+    assert changed == {"m.mlp.experts.gate_up_proj[1][up]": pytest.approx((2 * b @ a).norm().item(), rel=1e-6)}
+    assert len(result.modules) == 3 * E
+
+
+def test_a_list_of_experts_of_an_unknown_model_is_not_guessed(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "base", {"m.mlp.experts.0.gate_proj.weight": normal(INNER, HIDDEN)})
+    tensors = {
+        f"{PREFIX}m.mlp.experts.lora_A.weight": normal(E * RANK, HIDDEN),
+        f"{PREFIX}m.mlp.experts.lora_B.weight": normal(2 * INNER, E * RANK),
+    }
+    said = {"target_parameters": ["experts.gate_up_proj"], "peft_version": "0.21.2"}
+    with pytest.raises(PairingError, match="layout is not known"):
+        wanalyze.compare(tmp_path / "base", save_adapter(tmp_path / "a", tensors, **said))
+
+
 def test_an_expert_reads_its_own_rows_alone(tmp_path: Path) -> None:
     tensors, _ = of_layout(OUT_FIRST, (2, 1))
     update = parsed(save_adapter(tmp_path, tensors, target_parameters=[UP, DOWN])).updates[0]
@@ -237,6 +316,20 @@ def test_replicas_of_a_layer_keep_their_updates_apart(tmp_path: Path) -> None:
     factors = lora_factors("x", 6, 5, seed=40)
     product = 2.0 * factors[f"{PREFIX}x.lora_B.weight"] @ factors[f"{PREFIX}x.lora_A.weight"]
     assert torch.allclose(adapter.updates[4].read().dense(), product)
+
+
+def test_a_comparison_measures_every_run_of_a_layer(tmp_path: Path) -> None:
+    base = {f"model.layers.{i}.q_proj.weight": normal(6, 5, seed=i) for i in range(2)}
+    save_checkpoint(tmp_path / "base", base)
+    runs = [lora_factors(f"model.layers.{i}.q_proj", 6, 5, seed=10 * i) for i in range(3)]
+    tensors = {name: tensor for run in runs for name, tensor in run.items()}
+    adapter = save_adapter(tmp_path / "a", tensors, layer_replication=[[0, 2], [0, 1]])
+    result = wanalyze.compare(tmp_path / "base", adapter)
+    names = ["model.layers.0.q_proj", "model.layers.1.q_proj", "model.layers.0.q_proj[2]"]
+    norms = [(2 * b @ a).norm().item() for a, b in (run.values() for run in runs)]
+    found = {module.name: module.metric("delta_norm") for module in result.modules}
+    assert found == {name: pytest.approx(norm, rel=1e-6) for name, norm in zip(names, norms, strict=True)}
+    assert result[names[2]][0].metric("base_norm") == result[names[0]][0].metric("base_norm")
 
 
 REPLICATIONS = {

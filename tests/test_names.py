@@ -219,6 +219,13 @@ def test_nonsense_in_a_config_is_no_type(config: dict[str, object]) -> None:
     assert Names(architecture_of(config).types).canonical("model.x.weight") == "x.weight"
 
 
+def test_of_a_config_of_a_hundred_thousand_models_the_first_few_count() -> None:
+    parts = {f"part{i}": {"model_type": f"kind{i}"} for i in range(100_000)}
+    types = architecture_of({"model_type": "llama", **parts}).types
+    assert "llama" in types
+    assert len(types) <= 16  # all are sought in every name
+
+
 def tied(tmp_path: Path, name: str, tensors: dict[str, Tensor], says: bool | None) -> Path:
     folder = save_checkpoint(tmp_path / name, tensors)
     if says is not None:

@@ -203,6 +203,43 @@ def test_a_reversed_adapter_needs_a_reason(tmp_path: Path) -> None:
     assert result["model.layers.0.mlp.up_proj"][0].shape == [16, 20]
 
 
+def test_fan_in_fan_out_over_linear_layers_is_overridden_as_by_peft(tmp_path: Path) -> None:
+    """Only values show the orientation of the square weight; the other one shows what the base stores."""
+    base = {"l.0.q_proj.weight": normal(12, 12), "l.0.up_proj.weight": normal(20, 12)}
+    factors = lora_factors("l.0.q_proj", 12, 12) | lora_factors("l.0.up_proj", 20, 12)
+    adapter = save_adapter(tmp_path / "adapter", factors, fan_in_fan_out=True)
+    result = wanalyze.compare(save_checkpoint(tmp_path / "base", base), adapter)
+    a, b = (tensor.double() for tensor in list(factors.values())[:2])
+    before = base["l.0.q_proj.weight"].double()
+    change = ((before + 2 * b @ a).norm(dim=1) - before.norm(dim=1)).abs().mean().item()
+    assert result["l.0.q_proj"][0].metric("magnitude_change") == pytest.approx(change, rel=1e-6)
+
+
+TIED = {"model.embed_tokens.weight": normal(30, 12, seed=1), "model.layers.0.up_proj.weight": normal(20, 12, seed=2)}
+
+
+def test_an_update_of_a_head_that_is_tied_is_held_against_the_embedding(tmp_path: Path) -> None:
+    base = save_checkpoint(tmp_path / "base", TIED)
+    embedding = "base_model.model.model.embed_tokens.lora_embedding_"
+    factors = lora_factors("lm_head", 30, 12)
+    factors |= {f"{embedding}A": normal(2, 30, seed=5), f"{embedding}B": normal(12, 2, seed=6)}
+    result = wanalyze.compare(base, save_adapter(tmp_path / "adapter", factors))
+    head, table = result["lm_head"][0], result["model.embed_tokens"][0]
+    a, b = (tensor.double() for tensor in list(factors.values())[:2])
+    assert head.metric("delta_norm") == pytest.approx((2 * b @ a).norm().item(), rel=1e-6)
+    assert head.metric("base_norm") == table.metric("base_norm")
+    assert head.metric("delta_norm") != table.metric("delta_norm")
+    assert head.reason == "tied to model.embed_tokens in the base"
+    assert not result.skipped
+
+
+def test_a_head_that_is_neither_stored_nor_tied_is_missing(tmp_path: Path) -> None:
+    base = save_checkpoint(tmp_path / "base", TIED)
+    (base / "config.json").write_text('{"tie_word_embeddings": false}')
+    with pytest.raises(PairingError, match="lm_head: missing in base"):
+        wanalyze.compare(base, save_adapter(tmp_path / "adapter", lora_factors("lm_head", 30, 12)))
+
+
 def test_a_linear_layer_beside_conv1d_keeps_its_orientation(tmp_path: Path) -> None:
     base = {"h.0.attn.c_attn.weight": normal(4, 12), "h.0.mlp.c_fc.weight": normal(16, 4)}
     adapter = save_adapter(tmp_path / "adapter", lora_factors("h.0.mlp.c_fc", 16, 4))

@@ -1,6 +1,6 @@
 """What did this fine-tune do to the weights?
 
-Whatever a command does, one call here does: `compare`, `open_checkpoint`, `open_adapter`. Importing the
+Whatever a command does, one call here does: `compare`, `inspect`, `open_checkpoint`, `open_adapter`. Importing the
 package does not import torch; the first call does.
 """
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from wanalyze.adapters import Adapter
     from wanalyze.checkpoints import Checkpoint
     from wanalyze.engine import Plan, Step
-    from wanalyze.result import Result
+    from wanalyze.result import Inventory, Result
 
-__all__ = ["Result", "__version__", "compare", "open_adapter", "open_checkpoint", "plan"]
+__all__ = ["Result", "__version__", "compare", "inspect", "open_adapter", "open_checkpoint", "plan"]
 
 Ref: TypeAlias = "str | PathLike[str]"
 
@@ -39,6 +39,26 @@ def open_adapter(reference: Ref, *, offline: bool = False) -> Adapter:
     if isinstance(source, checkpoints.Checkpoint):
         raise errors.AdapterError(f"{reference}: is a checkpoint, not an adapter (no adapter_config.json)")
     return adapters.parse_adapter(source)
+
+
+def inspect(
+    reference: Ref,
+    base: Ref | None = None,
+    *,
+    headers: bool = False,
+    offline: bool = False,
+    progress: Callable[[Step], None] | None = None,
+) -> Inventory:
+    """What is in a checkpoint, from its headers, or in an adapter, with the size and rank of each update.
+
+    With a `base` the updates go by its names, and those that depend on its weights are measured too; with `headers`
+    no tensor is read and none is measured.
+    """
+    from wanalyze import checkpoints, inspection
+
+    place = checkpoints.parse_reference(fspath(reference))
+    under = None if base is None else checkpoints.parse_reference(fspath(base))
+    return inspection.inspect(place, under, progress or _silent, headers=headers, offline=offline)
 
 
 def plan(
@@ -96,6 +116,8 @@ def compare(
     """Measure what was made from `base`; each of `tuned` is `[label=]PATH` or
     `[label=]hf:org/name[@revision][/subfolder]` of a checkpoint or adapter.
 
+    A weighted sum of adapters is one tuned model, W0 + Σ wᵢ ΔWᵢ: `[label=]0.7*PATH+0.3*hf:org/name-0.5*PATH`. It is
+    peft's `add_weighted_adapter` with `combination_type="cat"`, of any kinds, and not "linear", which adds the factors.
     Of checkpoints on the Hub only what is compared is transferred; with `offline`, nothing is: they are read from the
     user's Hub cache. `only` and `skip` are globs over module names; `name_map` is a file of two columns, the
     tuned's names and the base's, for what the two call differently. With `output`, the run folder is written there:

@@ -237,6 +237,7 @@ _TABLE = (
 )
 
 METRICS: MappingProxyType[str, Metric] = MappingProxyType({metric.key: metric for metric in _TABLE})
+ALONE = ("delta_norm", "delta_spectral_norm", "effective_rank", "stable_rank")  # of an update without its base
 
 _ENCLOSED = (
     "below: Ritz vectors and Davis and Kahan's bound on their angle; above: the block Christoffel function of a Krylov "

@@ -13,6 +13,7 @@ _KINDS = (
     *("embed_tokens", "wte", "lm_head"),
 )
 _EXPERT = re.compile(r"\[[0-9]+\]")  # which one of a stack
+_LONGEST_KIND = 16  # parts; names of strangers may have a hundred thousand
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def _template(module: str) -> tuple[str, ...]:
 
 
 def _ends(template: tuple[str, ...]) -> list[str]:
-    return [".".join(template[start:]) for start in reversed(range(len(template)))]
+    end = template[-_LONGEST_KIND:]
+    return [".".join(end[start:]) for start in reversed(range(len(end)))]
 
 
 def _layer(module: str) -> int | None:

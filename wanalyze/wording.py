@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from wanalyze.result import Model, Module, Result, Source, Status, Vector
+from wanalyze.result import Model, Module, Result, Source, Status, Term, Vector
 
 NOT_MEASURED = "–"
 
@@ -147,22 +147,18 @@ class ReadFile(NamedTuple):
 
 def files(result: Result) -> list[ReadFile]:
     """Every file that was read, with where it came from."""
-    sources: list[tuple[str, Source | Model]] = [(_source(result.base.ref, result.base.revision), result.base)]
-    sources += [(f"{model.label} = {_source(model.ref, model.revision)}", model) for model in result.models]
-    return [
-        ReadFile(
-            f"{ref}: {file.name}",
-            file.size,
-            file.sha256,
-            f"read in part: hashes of {len(source.tensors)} tensors in result.json",
-        )
-        for ref, source in sources
-        for file in source.files
-    ]
+    found = _files("", result.base, result.base)
+    for model in result.models:
+        found += _files(f"{model.label} = ", model, model)
+        for term in model.terms:
+            found += _files(f"in {model.label}, {term.weight:g} × ", term, model)
+    return found
 
 
-def _source(ref: str, revision: str | None) -> str:
-    return f"{ref} at commit {revision}" if revision else ref
+def _files(before: str, source: Source | Model | Term, owner: Source | Model) -> list[ReadFile]:
+    ref = f"{before}{source.ref} at commit {source.revision}" if source.revision else f"{before}{source.ref}"
+    instead = f"read in part: hashes of {len(owner.tensors)} tensors in result.json"
+    return [ReadFile(f"{ref}: {file.name}", file.size, file.sha256, instead) for file in source.files]
 
 
 def failures(result: Result) -> list[tuple[str, str, str]]:

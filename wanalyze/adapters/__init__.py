@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import MappingProxyType
 
-from wanalyze.adapters.adapter import Adapter, Shift, Update
+from wanalyze.adapters.adapter import Adapter, Shift, Update, rows_of
 from wanalyze.adapters.boft import parse_boft
 from wanalyze.adapters.circulant import parse_c3a
 from wanalyze.adapters.deft import parse_deft
@@ -21,6 +21,7 @@ from wanalyze.adapters.loha import parse_loha
 from wanalyze.adapters.lokr import parse_lokr
 from wanalyze.adapters.lora import parse_adalora, parse_lora, parse_trainable_tokens
 from wanalyze.adapters.miss import parse_bone, parse_miss
+from wanalyze.adapters.mixture import Mixture
 from wanalyze.adapters.norms import parse_beft, parse_ln_tuning
 from wanalyze.adapters.oft import parse_oft
 from wanalyze.adapters.osf import parse_osf
@@ -37,7 +38,7 @@ from wanalyze.adapters.vera import parse_pvera, parse_vera
 from wanalyze.checkpoints import AdapterFiles, Checkpoint
 from wanalyze.errors import AdapterError
 
-__all__ = ["KINDS", "Adapter", "Shift", "Update", "parse_adapter"]
+__all__ = ["KINDS", "Adapter", "Mixture", "Shift", "Update", "parse_adapter", "rows_of"]
 
 KINDS: MappingProxyType[str, Callable[[AdapterFiles, Checkpoint | None], Adapter]] = MappingProxyType(
     {

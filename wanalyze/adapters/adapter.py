@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from wanalyze.checkpoints import TensorEntry
 from wanalyze.errors import AdapterError
+from wanalyze.operators import Dense, LowRank
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +64,27 @@ class Update:
         return self.build(_read(self.parts, base), base)
 
 
+def rows_of(update: Update, groups: int, start: int, stop: int) -> Update:
+    """The same update of fewer outputs: of so many equal groups of its rows, those from `start` to `stop` of each.
+
+    For updates of a known shape that do not depend on the base.
+    """
+    assert update.shape is not None, "only for updates of a known shape"
+    build = partial(_picked, inner=update.build, groups=groups, start=start, stop=stop)
+    return replace(update, build=build, shape=(groups * (stop - start), update.shape[1]))
+
+
+def _picked(parts: Parts, base: Tensor | None, *, inner: Build, groups: int, start: int, stop: int) -> Operator:
+    found = inner(parts, base)
+    if isinstance(found, LowRank):
+        return replace(found, left=_rows(found.left, groups, start, stop))
+    return Dense(_rows(found.dense(), groups, start, stop))
+
+
+def _rows(matrix: Tensor, groups: int, start: int, stop: int) -> Tensor:
+    return matrix.reshape(groups, -1, matrix.shape[1])[:, start:stop].flatten(0, 1)
+
+
 @dataclass(frozen=True)
 class Shift:
     """What becomes of a vector of the base, named `target`: a bias that an adapter adds to or scales."""
@@ -94,7 +117,8 @@ class Adapter:
 
     `updates` change a matrix, `shifts` a vector; `replaced` are tensors saved whole (new heads, embeddings, biases),
     by the name they have in the base. `input_first` says that the base may store weights as (in, out): it decides the
-    orientation of square ones. `facts` are what `inspect` shows, `trained_parameters` all that it stores.
+    orientation of square ones. `facts` are what `inspect` shows, `trained_parameters` all that it stores. `layers` are
+    set where the tuned model is another stack: for each of its layers the layer of the base that it runs.
     """
 
     name: str
@@ -106,3 +130,4 @@ class Adapter:
     input_first: bool = False
     shifts: tuple[Shift, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    layers: tuple[int, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import torch
 from pydantic import Field
 
 from wanalyze.adapters.adapter import Adapter, Parts, Update
-from wanalyze.adapters.layout import one_of, sizes
+from wanalyze.adapters.layout import bounded, one_of, sizes
 from wanalyze.adapters.peft import PeftConfig, Positive, adapter_of, config_of, sorted_tensors, spread
 from wanalyze.checkpoints import AdapterFiles, Checkpoint, TensorEntry
 from wanalyze.operators import Dense, widened
@@ -38,7 +39,9 @@ def _update(where: str, module: str, parts: Mapping[str, TensorEntry], config: _
     found = sizes(parts, {"kernel": "rows columns size"}, module=module, where=where)
     known = {config.block_size, *config.block_size_pattern.values()}
     one_of(found["size"], known, field="block_size", module=module, where=where)
-    return Update(module, parts, _circulant, (found["rows"] * found["size"], found["columns"] * found["size"]))
+    shape = found["rows"] * found["size"], found["columns"] * found["size"]
+    bounded(math.prod(shape), "a matrix of circulant blocks", module=module)
+    return Update(module, parts, _circulant, shape)
 
 
 def _circulant(parts: Parts, _base: Tensor | None) -> Operator:

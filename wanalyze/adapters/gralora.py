@@ -10,10 +10,11 @@ import torch
 from pydantic import Field
 
 from wanalyze.adapters.adapter import Adapter, Parts, Update
-from wanalyze.adapters.layout import float64, product, sizes
+from wanalyze.adapters.layout import are_smaller, float64, sizes
 from wanalyze.adapters.peft import Finite, PeftConfig, Positive, adapter_of, config_of, sorted_tensors
 from wanalyze.checkpoints import AdapterFiles, Checkpoint, TensorEntry
 from wanalyze.errors import AdapterError
+from wanalyze.operators import Dense, LowRank
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,13 +63,16 @@ def _update(where: str, module: str, parts: Mapping[str, TensorEntry], config: _
 
 def _product(parts: Parts, _base: Tensor | None, *, scale: float) -> Operator:
     wide = float64(parts)
-    k = len(wide["A"])
-    one = torch.eye(k, dtype=torch.float64, device=wide["A"].device)
+    k, inputs, rank = wide["A"].shape
     # Block (o, i) is (A_i[:, o's share of r] · B_o[i's share of r, :])ᵀ: one common side that counts (o, i, share).
-    a = wide["A"].reshape(k, wide["A"].shape[1], k, -1)
-    b = wide["B"].reshape(k, k, -1, wide["B"].shape[2])
-    right = torch.einsum("inoq,im->oiqmn", a, one).flatten(0, 2).flatten(1)
-    left = torch.einsum("oiqn,om->oiqmn", b, one).flatten(0, 2).flatten(1).mT
-    if "A_general" in wide:
-        left, right = torch.cat([left, wide["B_general"]], 1), torch.cat([right, wide["A_general"]])
-    return product(left, right, scale)
+    a, b = wide["A"].reshape(k, inputs, k, -1), wide["B"].reshape(k, k, rank // k, -1)
+    shape = k * b.shape[3], k * inputs
+    none = a.new_zeros(0)
+    left, right = wide.get("B_general", none.reshape(shape[0], 0)), wide.get("A_general", none.reshape(0, shape[1]))
+    if not are_smaller(k * rank + len(right), shape):
+        blocks = torch.einsum("inoq,oiqm->omin", a, b).reshape(shape)
+        return Dense(scale * (blocks + left @ right))
+    one = torch.eye(k, dtype=torch.float64, device=a.device)
+    rights = torch.einsum("inoq,im->oiqmn", a, one).flatten(0, 2).flatten(1)
+    lefts = torch.einsum("oiqn,om->oiqmn", b, one).flatten(0, 2).flatten(1).mT
+    return LowRank(torch.cat([lefts, left], 1), torch.cat([rights, right]), scale)

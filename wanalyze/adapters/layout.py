@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from wanalyze.adapters.adapter import Parts
     from wanalyze.operators import Operator
 
+_MOST_NUMBERS = 2**28  # 2 GiB in float64: more than such matrices have in any layer
+
 
 def sizes(
     parts: Mapping[str, TensorEntry], layout: Mapping[str, str], *, module: str, where: str, **given: int
@@ -85,6 +87,12 @@ def positions(indices: Tensor, size: int, *, module: str) -> Tensor:
             f"{module[:80]!r}: an index of the adapter lies outside 0 to {size - 1}; the file is damaged"
         )
     return found
+
+
+def bounded(count: int, what: str, *, module: str) -> None:
+    """Refuse a matrix of so many numbers that the file only gives the sides, or the blocks, of."""
+    if count > _MOST_NUMBERS:
+        raise AdapterError(f"{module[:80]!r}: {what} of {count} numbers, more than {_MOST_NUMBERS}; refused")
 
 
 def product(left: Tensor, right: Tensor, scale: float = 1.0) -> Operator:

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
 from wanalyze.adapters.adapter import Adapter, Parts, Update
 from wanalyze.adapters.layout import are_smaller, float64, sizes
-from wanalyze.adapters.lycoris import LycorisConfig
+from wanalyze.adapters.lycoris import LycorisConfig, core
 from wanalyze.adapters.peft import adapter_of, config_of, sorted_tensors
 from wanalyze.checkpoints import AdapterFiles, Checkpoint, TensorEntry
 from wanalyze.operators import Dense, LowRank
@@ -49,10 +47,11 @@ def _update(where: str, module: str, parts: Mapping[str, TensorEntry], config: L
     shape = found["out"], found["inp"] * found.get("height", 1) * found.get("width", 1)
     scale = config.scale(module)
     rank = found["r"] ** 2
-    return Update(module, parts, partial(_product, scale=scale), shape, rank if rank < min(shape) else None, scale)
+    return Update(module, parts, partial(hadamard, scale=scale), shape, rank if rank < min(shape) else None, scale)
 
 
-def _product(parts: Parts, _base: Tensor | None, *, scale: float) -> Operator:
+def hadamard(parts: Parts, _base: Tensor | None, *, scale: float) -> Operator:
+    """The product s · (A₁B₁) ⊙ (A₂B₂), as peft and LyCORIS have it; with `hada_t1` and `hada_t2` of Tucker products."""
     (a1, b1), (a2, b2) = (_factors(float64(parts), i) for i in (1, 2))
     if not are_smaller(a1.shape[1] * a2.shape[1], (len(a1), b1.shape[1])):
         return Dense(scale * (a1 @ b1) * (a2 @ b2))
@@ -63,6 +62,4 @@ def _product(parts: Parts, _base: Tensor | None, *, scale: float) -> Operator:
 
 def _factors(parts: Mapping[str, Tensor], i: int) -> tuple[Tensor, Tensor]:
     a, b = parts[f"hada_w{i}_a"], parts[f"hada_w{i}_b"]
-    if f"hada_t{i}" not in parts:
-        return a, b
-    return a.mT, torch.einsum("ijhw,jn->inhw", parts[f"hada_t{i}"], b).flatten(1)
+    return (a.mT, core(parts[f"hada_t{i}"], b)) if f"hada_t{i}" in parts else (a, b)

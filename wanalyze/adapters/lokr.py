@@ -10,7 +10,7 @@ import torch
 
 from wanalyze.adapters.adapter import Adapter, Parts, Update
 from wanalyze.adapters.layout import float64, sizes
-from wanalyze.adapters.lycoris import LycorisConfig
+from wanalyze.adapters.lycoris import LycorisConfig, core
 from wanalyze.adapters.peft import adapter_of, config_of, sorted_tensors
 from wanalyze.checkpoints import AdapterFiles, Checkpoint, TensorEntry
 from wanalyze.operators import Dense, Kronecker, LowRank
@@ -50,25 +50,25 @@ def _layout(parts: Mapping[str, TensorEntry]) -> dict[str, str]:
     return first | (_SECOND_TUCKER if "lokr_t2" in parts else _SECOND_PRODUCT)
 
 
-def _product(parts: Parts, _base: Tensor | None, *, scale: float) -> Operator:
-    wide = float64(parts)
-    if "lokr_w2" in wide and wide["lokr_w2"].ndim == 3:
-        return _line(_first(wide), wide["lokr_w2"], scale)
+def _product(parts: Parts, base: Tensor | None, *, scale: float) -> Operator:
+    if "lokr_w2" in parts and parts["lokr_w2"].ndim == 3:
+        wide = float64(parts)
+        return _line(_factor(wide, 1), wide["lokr_w2"], scale)
+    return kronecker(parts, base, scale=scale)
+
+
+def kronecker(parts: Parts, _base: Tensor | None, *, scale: float) -> Operator:
+    """The product s · W₁ ⊗ W₂, each whole or a product itself, the second of kernels perhaps by a Tucker product."""
     # The sides of a kernel follow the inputs of the second factor, so the flat product is a Kronecker product as well.
-    return Kronecker(_first(wide), _second(wide), scale)
+    wide = float64(parts)
+    return Kronecker(_factor(wide, 1), _factor(wide, 2), scale)
 
 
-def _first(parts: Mapping[str, Tensor]) -> Operator:
-    return Dense(parts["lokr_w1"]) if "lokr_w1" in parts else LowRank(parts["lokr_w1_a"], parts["lokr_w1_b"])
-
-
-def _second(parts: Mapping[str, Tensor]) -> Operator:
-    if "lokr_w2" in parts:
-        return Dense(parts["lokr_w2"].flatten(1))
-    a, b = parts["lokr_w2_a"], parts["lokr_w2_b"]
-    if "lokr_t2" not in parts:
-        return LowRank(a, b)
-    return LowRank(a.mT, torch.einsum("ijhw,jn->inhw", parts["lokr_t2"], b).flatten(1))
+def _factor(parts: Mapping[str, Tensor], i: int) -> Operator:
+    if f"lokr_w{i}" in parts:
+        return Dense(parts[f"lokr_w{i}"].flatten(1))
+    a, b = parts[f"lokr_w{i}_a"], parts[f"lokr_w{i}_b"]
+    return LowRank(a.mT, core(parts[f"lokr_t{i}"], b)) if f"lokr_t{i}" in parts else LowRank(a, b.flatten(1))
 
 
 def _line(first: Operator, second: Tensor, scale: float) -> Operator:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+import torch
 from pydantic import Field
 
 from wanalyze.adapters.patterns import first_match
 from wanalyze.adapters.peft import Finite, PeftConfig, Positive, spread
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LycorisConfig(PeftConfig):
@@ -30,3 +35,8 @@ class LycorisConfig(PeftConfig):
     @property
     def facts(self) -> dict[str, object]:
         return {"alpha": self.alpha, "scale_rule": "alpha / r"}
+
+
+def core(middle: Tensor, inputs: Tensor) -> Tensor:
+    """The kernel (r, s, …) of a Tucker product with its `inputs` (s, inp) multiplied in: (r, inp · …)."""
+    return torch.einsum("rs...,si->ri...", middle, inputs).flatten(1)

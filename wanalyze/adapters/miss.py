@@ -75,9 +75,10 @@ def _mini(parts: Parts, base: Tensor | None, *, module: str) -> Operator:
 
 def _repeated(left: Tensor, inp: int) -> Operator:
     """Column j is column j mod r of `left` (out, r)."""
-    r = left.shape[1]
-    tiles = torch.eye(r, dtype=left.dtype, device=left.device).repeat(1, -(-inp // r))
-    return product(left, tiles[:, :inp])
+    columns = torch.arange(inp, device=left.device)
+    tiles = left.new_zeros(left.shape[1], inp)
+    tiles[columns % left.shape[1], columns] = 1
+    return product(left, tiles)
 
 
 def _bat(where: str, module: str, parts: Mapping[str, TensorEntry], config: _Config) -> Update:

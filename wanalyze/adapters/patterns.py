@@ -14,6 +14,7 @@ _QUANTIFIER = re.compile(r"(?<!\\)[*+?{]")
 # What can take exponential time or reach beyond the name: a repeated group, `(?…)`, a back-reference.
 _DANGEROUS = re.compile(r"\)[*+?{]|\(\?|\\[1-9]")
 _MOST_QUANTIFIERS = 2  # with none of the above, a match takes at most length² steps
+_MOST_STEPS = 2**24  # for one name, of all patterns together: some hundred that are not plain names
 _MOST_PATTERNS = 2**16
 _BARE = re.compile(r"[\w.-]+")  # matches what is as long as it
 
@@ -34,11 +35,18 @@ def first_match(pattern: Mapping[str, Value], module: str, default: Value, *, fi
         )
     starts = [0, *(dot.end() for dot in re.finditer(r"\.", module))]
     lengths = {len(module) - start for start in starts}
+    steps = 0
     for key, value in pattern.items():
         # Initialisations by data write a key for every module: most are told apart by their length alone.
         if len(key) not in lengths and _is_bare(key):
             continue
         compiled = _compiled(key, field)
+        steps += len(starts) * len(module) ** _quantifiers(key)
+        if steps > _MOST_STEPS:
+            raise AdapterError(
+                f"adapter_config.json: {field} has so many patterns with wildcards that looking names up would "
+                f"take minutes ({module[:80]!r} and others); write module names"
+            )
         if any(compiled.fullmatch(module, start) for start in starts):
             return value
     return default
@@ -61,8 +69,13 @@ def _is_bare(key: str) -> bool:
 
 
 @lru_cache(maxsize=_MOST_PATTERNS)
+def _quantifiers(key: str) -> int:
+    return len(_QUANTIFIER.findall(key))
+
+
+@lru_cache(maxsize=_MOST_PATTERNS)
 def _compiled(key: str, field: str) -> re.Pattern[str]:
-    if len(key) > _LONGEST or _DANGEROUS.search(key) or len(_QUANTIFIER.findall(key)) > _MOST_QUANTIFIERS:
+    if len(key) > _LONGEST or _DANGEROUS.search(key) or _quantifiers(key) > _MOST_QUANTIFIERS:
         raise AdapterError(
             f"adapter_config.json: {field} has the pattern {key[:80]!r}, which could run without end; "
             "write module names or a simpler pattern"

@@ -21,7 +21,8 @@ _COMPILED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_m
 _WRAPPER = re.compile(r"\.(?:base_layer|token_adapter|modules_to_save\.[^.]+|modules_to_save(?=\.[^.]+$))(?=\.)")
 _BASE_LAYER = ".base_layer."
 
-Positive = Annotated[int, Field(gt=0, strict=True)]
+# No side of a tensor is longer, and a float can be divided by it.
+Positive = Annotated[int, Field(gt=0, lt=2**31, strict=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**62, strict=True)]  # of a torch.Generator
 Config = TypeVar("Config", bound="PeftConfig")
@@ -163,6 +164,7 @@ def adapter_of(
     kind: str,
     method: str,
     shifts: Iterable[Shift] = (),
+    layers: Iterable[int] = (),
     facts: Mapping[str, object] | None = None,
     notes: Iterable[str] = (),
 ) -> Adapter:
@@ -183,6 +185,7 @@ def adapter_of(
         facts={**_facts(found, tensors, config, kind), **(facts or {})},
         trained_parameters=sum(math.prod(entry.shape) for entry in files.weights.entries.values()),
         notes=(*files.weights.notes, *notes),
+        layers=tuple(layers),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from wanalyze.adapters.adapter import Adapter, Parts, Update
-from wanalyze.adapters.layout import float64, one_of, sizes
+from wanalyze.adapters.layout import bounded, float64, one_of, sizes
 from wanalyze.adapters.peft import PeftConfig, Positive, Seed, Tensors, adapter_of, config_of, sorted_tensors, spread
 from wanalyze.checkpoints import AdapterFiles, Checkpoint, TensorEntry
 from wanalyze.errors import AdapterError
@@ -92,6 +92,7 @@ def _product(parts: Parts, _base: Tensor | None, *, module: str, groups: _Groups
     wide = float64(parts)
     a, b = wide["A"], wide["B"]
     u, r = len(wide["v.0"]), len(a)
+    bounded(u * r * r, "a random projection", module=module)
     stored = wide["P"] if "P" in wide else _projection(groups.seed, u, r).to(a)
     index = 0 if groups.count == 1 else _index(stored, groups, module)
     return LowRank(b @ torch.einsum("i,ijk->jk", wide[f"v.{groups.of(index)}"], stored), a)

@@ -11,7 +11,7 @@ import torch
 
 from wanalyze.adapters.adapter import Adapter, Parts, Update
 from wanalyze.adapters.based import beside
-from wanalyze.adapters.layout import float64, sides, sizes
+from wanalyze.adapters.layout import bounded, float64, sides, sizes
 from wanalyze.adapters.peft import PeftConfig, Positive, Seed, Tensors, adapter_of, config_of, need, sorted_tensors
 from wanalyze.checkpoints import AdapterFiles, Checkpoint, TensorEntry
 from wanalyze.errors import AdapterError
@@ -133,6 +133,7 @@ def _drawn(
 ) -> Operator:
     if largest is None or base is None:
         raise AdapterError(f"{module[:80]!r}: its projections were not saved and follow from the base; compare with it")
+    bounded(rank * max(halves * largest[1], largest[0]), "a random projection", module=module)
     a, b = _projections(seed, rank, *largest, halves)
     return _product({**parts, "A": a.to(base.device), "B": b.to(base.device)}, base, module=module, rank=rank)
 

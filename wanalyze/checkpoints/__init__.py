@@ -6,7 +6,9 @@ Headers are parsed without torch; a tensor's bytes are read when it is asked for
 from wanalyze.checkpoints.checkpoint import Checkpoint, TensorEntry
 from wanalyze.checkpoints.dtypes import DType
 from wanalyze.checkpoints.files import WeightFile
-from wanalyze.checkpoints.reference import HubLocation, Location, Reference, parse_reference
+from wanalyze.checkpoints.location import HubLocation
+from wanalyze.checkpoints.mix import Mix, decimal
+from wanalyze.checkpoints.reference import Location, Reference, parse_reference, public
 from wanalyze.checkpoints.sources import AdapterFiles, open_checkpoint, open_source
 
 __all__ = [
@@ -15,10 +17,13 @@ __all__ = [
     "DType",
     "HubLocation",
     "Location",
+    "Mix",
     "Reference",
     "TensorEntry",
     "WeightFile",
+    "decimal",
     "open_checkpoint",
     "open_source",
     "parse_reference",
+    "public",
 ]

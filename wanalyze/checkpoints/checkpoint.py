@@ -49,7 +49,8 @@ class Checkpoint:
 
     `config` is its config.json, empty without one; `revision` the commit of a Hub repository. `notes` say what was
     chosen or done on the way: which of two formats was read, from which quantisation the weights were restored.
-    `metadata` are the texts that the file itself holds beside its tensors.
+    `metadata` are the texts that the file itself holds beside its tensors; `beside` the configs and the index that were
+    read with the `files` of weights.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Checkpoint:
     revision: str | None = None
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[WeightFile, ...] = ()
 
     def read(self, name: str) -> Tensor:
         return self.entries[name].read()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from wanalyze.checkpoints.content import Content, torch_dtype
 from wanalyze.checkpoints.dtypes import DType
-from wanalyze.checkpoints.files import Range, WeightFile
+from wanalyze.checkpoints.files import Range, WeightFile, check_memory
 from wanalyze.checkpoints.pickles import read_tensor
 from wanalyze.errors import CheckpointError
 
@@ -62,6 +62,7 @@ class Assembled:
     def read(self) -> Tensor:
         import torch
 
+        check_memory(math.prod(self.shape) * self.dtype.bits // 8, self.file.where)
         found = torch.empty(self.shape, dtype=torch_dtype(self.dtype, self.file))
         for chunk in self.chunks:
             self._fill(found, chunk)
@@ -136,7 +137,7 @@ def tile(shape: tuple[int, ...], boxes: Sequence[Box]) -> bool:
     if 0 in shape:
         return not boxes
     cells = [_cuts(axis, boxes, end) for axis, end in enumerate(shape)]
-    return len({at for at, _ in boxes}) == len(boxes) == math.prod(cells)
+    return len({at for at, _ in boxes}) == len(boxes) == math.prod(cells) > 0
 
 
 def _cuts(axis: int, boxes: Sequence[Box], end: int) -> int:

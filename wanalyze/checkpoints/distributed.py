@@ -22,7 +22,8 @@ from wanalyze.errors import CheckpointError
 
 METADATA = ".metadata"
 _LIMIT = 64 * 2**20  # bytes of it
-_MOST = 6_000_000  # instructions; a chunk takes about 80
+_MOST = 4_000_000  # instructions; a chunk takes about 80
+_MOST_CHUNKS = _MOST // 80
 _DEEPEST = 32  # dicts in one another
 _MODULE = "torch.distributed.checkpoint"
 _RECORDS = (
@@ -105,16 +106,28 @@ def read_distributed(folder: Folder) -> tuple[tuple[WeightFile, ...], Listing]:
     return files.opened, Listing([TensorEntry(name, content) for name, content in contents.items()], notes)
 
 
-def _nested(metadata: Mapping[str, object]) -> dict[str, object]:
+def _nested(metadata: Mapping[object, object]) -> dict[str, object]:
     """What was saved, as it was before its nested dicts were flattened: `planner_data` has the path to every value."""
     paths = metadata.get("planner_data")
     root: dict[str, object] = {}
-    for name, described in _items(metadata, "state_dict_metadata"):
+    values = _items(metadata, "state_dict_metadata")
+    _check_count(values.values())
+    for name, described in values.items():
         is_tensor = isinstance(described, Record) and described.name == "TensorStorageMetadata"
         value = _tensor(name, described) if is_tensor else None
         path = paths.get(name) if isinstance(paths, dict) else None
         _put(root, path if isinstance(path, tuple) and path else (name,), value)
     return root
+
+
+def _check_count(values: Iterable[object]) -> None:
+    """Refused before they are looked at: one list of chunks can be that of every tensor."""
+    chunks = (value.fields.get("chunks") for value in values if isinstance(value, Record))
+    if sum(len(found) for found in chunks if isinstance(found, list)) > _MOST_CHUNKS:
+        raise Refused(
+            f"its tensors have more than {_MOST_CHUNKS} chunks; join them, "
+            "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
+        )
 
 
 def _put(root: dict[str, object], path: tuple[object, ...], value: object) -> None:
@@ -156,7 +169,7 @@ def _sizes(name: str, value: object) -> tuple[int, ...]:
     return value
 
 
-def _places(metadata: Mapping[str, object]) -> dict[tuple[str, tuple[int, ...]], _Place]:
+def _places(metadata: Mapping[object, object]) -> dict[tuple[str, tuple[int, ...]], _Place]:
     """Where each chunk was written, by the name of its tensor and its place in it."""
     found: dict[tuple[str, tuple[int, ...]], _Place] = {}
     stored = metadata.get("storage_data")
@@ -176,7 +189,7 @@ def _places(metadata: Mapping[str, object]) -> dict[tuple[str, tuple[int, ...]],
     return found
 
 
-def _place(name: str, fields: Mapping[str, object]) -> _Place:
+def _place(name: str, fields: Mapping[object, object]) -> _Place:
     path, start, size = (fields.get(key) for key in ("relative_path", "offset", "length"))
     if type(path) is not str or type(start) is not int or type(size) is not int or min(start, size) < 0:
         _refuse(name, "has a chunk without a file, an offset and a length")
@@ -185,14 +198,14 @@ def _place(name: str, fields: Mapping[str, object]) -> _Place:
     return _Place(path, start, size)
 
 
-def _items(metadata: Mapping[str, object], key: str) -> Iterable[tuple[str, object]]:
+def _items(metadata: Mapping[object, object], key: str) -> dict[str, object]:
     found = metadata.get(key)
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise Refused(f"it has no {key}; {FORGED}")
-    return found.items()
+    return found
 
 
-def _fields(value: object, name: str) -> Mapping[str, object]:
+def _fields(value: object, name: str) -> Mapping[object, object]:
     if not isinstance(value, Record) or value.name != name:
         raise Refused(f"it has something else where {name} is needed; {FORGED}")
     return value.fields

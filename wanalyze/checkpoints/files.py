@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from wanalyze.errors import CheckpointError
+from wanalyze.printable import printable
 
 _CHUNK = 2**22  # bytes hashed at a time
 
@@ -49,7 +52,10 @@ class WeightFile(Protocol):
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A regular file on this machine. `expected_sha256` is what somebody who should know says of it."""
+    """A regular file on this machine, opened by its `path`; `name` is for people.
+
+    `expected_sha256` is what somebody who should know says of it.
+    """
 
     path: Path
     name: str
@@ -63,7 +69,7 @@ class LocalFile:
         state = _state(path)
         if not stat.S_ISREG(state.st_mode):
             raise CheckpointError(f"{path}: not a regular file")
-        return cls(path, name, state.st_size, _identity(state), expected_sha256)
+        return cls(path, printable(name), state.st_size, _identity(state), expected_sha256)
 
     @property
     def where(self) -> str:
@@ -80,8 +86,7 @@ class LocalFile:
         check_memory(size, self.where)
         try:
             buffer = bytearray(size)
-            with self.path.open("rb", buffering=0) as stream:
-                self._check(os.fstat(stream.fileno()))
+            with self._opened() as stream:
                 stream.seek(start)
                 view = memoryview(buffer)
                 done = 0
@@ -104,7 +109,7 @@ class LocalFile:
     def sha256(self) -> str:
         digest = hashlib.sha256()
         try:
-            with self.path.open("rb") as stream:
+            with self._opened() as stream:
                 while chunk := stream.read(_CHUNK):
                     digest.update(chunk)
         except OSError as error:
@@ -120,6 +125,12 @@ class LocalFile:
     def check_unchanged(self) -> None:
         """Refuse a file that was written to, or replaced, after it was first looked at."""
         self._check(_state(self.path))
+
+    @contextmanager
+    def _opened(self) -> Iterator[io.FileIO]:
+        with io.FileIO(self.path, opener=_without_waiting) as stream:
+            self._check(os.fstat(stream.fileno()))
+            yield stream
 
     def _check(self, state: os.stat_result) -> None:
         if (state.st_size, _identity(state)) != (self.size, self.identity):
@@ -140,6 +151,11 @@ def _free_memory() -> int | None:
         return None
     kilobytes = said.partition("MemAvailable:")[2].split()
     return int(kilobytes[0]) * 1024 if kilobytes else None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open what may by now be a pipe, which would wait for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _identity(state: os.stat_result) -> tuple[int, int, int]:

@@ -12,6 +12,7 @@ from wanalyze.checkpoints.files import LocalFile, WeightFile
 from wanalyze.errors import CheckpointError
 
 _MOST_NAMES = 20_000  # entries of a folder; the largest sharded models have some hundred
+_LONGEST_NAME = 1024  # characters; to follow a path of a million folders takes minutes
 
 
 class Folder(Protocol):
@@ -101,6 +102,8 @@ def _blobs(repository: Path) -> list[Path]:
 
 def check_inside(name: str, where: str) -> None:
     """Refuse a name that leads out of its folder under any system's rules."""
+    if len(name) > _LONGEST_NAME:
+        raise CheckpointError(f"{where}: file {name[:200]!r}… has {len(name)} characters, {_LONGEST_NAME} are allowed")
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     is_plain = name and "\0" not in name and not (posix.is_absolute() or windows.drive or windows.root)
     if not is_plain or ".." in windows.parts or ":" in name:

@@ -16,13 +16,15 @@ from wanalyze.checkpoints.safetensors import read_header
 class Listing:
     """What one or several files hold.
 
-    `config` is what they say of the model, where the format has a place for it; `metadata` what else they say.
+    `config` is what they say of the model, where the format has a place for it; `metadata` what else they say. An index
+    that led to them lies `beside`.
     """
 
     entries: Sequence[TensorEntry]
     notes: tuple[str, ...] = ()
     config: Mapping[str, object] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[WeightFile, ...] = ()
 
 
 @dataclass(frozen=True)

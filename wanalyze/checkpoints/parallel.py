@@ -45,13 +45,12 @@ def _whole(where: str, name: str, parts: Sequence[Content], width: tuple[int, ..
     if name != _EMBEDDING and kind not in _AXES:
         _refuse(where, f"hold {name[:80]!r}, of which it is not known how it is cut; convert them to one checkpoint")
     axis = (0 if parts[0].shape[1:] == width else 1) if name == _EMBEDDING else _AXES[kind]
-    if len({(part.dtype, part.shape[:axis], part.shape[axis:][1:] if axis is not None else ()) for part in parts}) > 1:
-        _refuse(where, f"hold parts of {name[:80]!r} that do not fit together")
-    if axis is None:
-        return parts[0]
-    if len(parts[0].shape) != 2:
+    if axis is not None and any(len(part.shape) != 2 for part in parts):
         _refuse(where, f"hold {name[:80]!r} of shape {list(parts[0].shape)}, a matrix is needed")
-    return Joined(tuple(parts), axis)
+    uncut = {(part.dtype, part.shape if axis is None else part.shape[1 - axis]) for part in parts}
+    if len(uncut) > 1:
+        _refuse(where, f"hold parts of {name[:80]!r} that do not fit together")
+    return parts[0] if axis is None else Joined(tuple(parts), axis)
 
 
 def _refuse(where: str, why: str) -> NoReturn:

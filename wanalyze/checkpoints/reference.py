@@ -1,4 +1,4 @@
-"""What the user writes to name a checkpoint or an adapter: a path, or a place on the Hub."""
+"""What the user writes to name a checkpoint or an adapter: a label, and where it lies."""
 
 from __future__ import annotations
 
@@ -8,37 +8,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from wanalyze.checkpoints.formats import names_file
+from wanalyze.checkpoints.location import SCHEME, HubLocation, exists, place
+from wanalyze.checkpoints.mix import Mix, Term, terms_of, written
 from wanalyze.errors import UsageError
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-_SCHEME = "hf:"
-# The Hub's own rules for names; see also `_is_repository`.
-_REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
-_PULL_REQUEST = r"refs/(?:pr|convert)/[^/]*"
-_HUB = re.compile(rf"(?P<repository>[^@/]*/[^@/]*)(?:@(?P<revision>{_PULL_REQUEST}|[^/]*))?(?:/(?P<subfolder>.*))?")
-_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 
-
-@dataclass(frozen=True)
-class HubLocation:
-    """A repository on the Hub, or a folder or file in it; `str()` is how it is written.
-
-    >>> str(HubLocation("org/name", "refs/pr/1", "unet"))
-    'hf:org/name@refs/pr/1/unet'
-    """
-
-    repository: str
-    revision: str | None = None
-    subfolder: str = ""
-
-    def __str__(self) -> str:
-        revision = self.revision or ""
-        if not re.fullmatch(_PULL_REQUEST, revision):
-            revision = revision.replace("/", "%2F")
-        return f"{_SCHEME}{self.repository}{'@' * bool(revision)}{revision}{'/' * bool(self.subfolder)}{self.subfolder}"
-
-
-Location: TypeAlias = "Path | HubLocation"
+Location: TypeAlias = "Path | HubLocation | Mix"
 
 
 @dataclass(frozen=True)
@@ -52,6 +28,8 @@ class Reference:
 def parse_reference(text: str) -> Reference:
     """Read `[label=]PATH` or `[label=]hf:org/name[@revision][/subfolder]`; the label defaults to the last part.
 
+    Or a weighted sum of such, `0.7*PATH+0.3*hf:org/name`, as `mix.terms_of` has it, unless a path of that name exists.
+
     `org/name` alone is a path if it exists, otherwise a repository on the Hub. A revision ends at the next slash,
     except in `refs/pr/N` and `refs/convert/NAME`; in the name of any other branch a slash is written %2F.
 
@@ -61,9 +39,11 @@ def parse_reference(text: str) -> Reference:
     'checkpoint-400'
     >>> parse_reference("hf:org/name@fix%2Fscale/unet").location
     HubLocation(repository='org/name', revision='fix/scale', subfolder='unet')
+    >>> str(parse_reference("mix=0.7*runs/7/last+0.3*org/name").location)
+    '0.7*runs/7/last+0.3*hf:org/name'
     """
     label, equals, rest = text.partition("=")
-    if not equals or text.startswith(_SCHEME) or _exists(text):
+    if not equals or text.startswith(SCHEME) or "*" in label or exists(text):
         location = _location(text)
         return Reference(_label_of(location), location)
     if not _LABEL.fullmatch(label):
@@ -74,51 +54,40 @@ def parse_reference(text: str) -> Reference:
     return Reference(label, _location(rest))
 
 
+def public(location: Location) -> str:
+    """The place as it may be published: of the Hub in full, a path relative as given or its last part only."""
+    if isinstance(location, Mix):
+        return written((term.weight, public(term.location)) for term in location.terms)
+    if isinstance(location, HubLocation):
+        return str(location)
+    path = location
+    text = path.resolve().name if path.is_absolute() or ".." in path.parts else path.as_posix()
+    return text.encode("utf-8", "backslashreplace").decode()  # a file name need not be valid Unicode
+
+
 def _location(text: str) -> Location:
-    if text.startswith(_SCHEME):
-        return _hub(text)
-    if not text or "\0" in text:
-        raise UsageError(f"{text!r} is no path")
-    if _is_repository(text) and not _exists(text):
-        return HubLocation(text)
-    return Path(text)
+    terms = [] if exists(text) else terms_of(text)
+    return Mix(tuple(Term(weight, _term(name)) for weight, name in terms)) if terms else place(text)
 
 
-def _hub(text: str) -> HubLocation:
-    found = _HUB.fullmatch(text.removeprefix(_SCHEME).rstrip("/"))
-    if found is None or not _is_repository(found["repository"]):
-        raise UsageError(f"{text[:200]!r} names no repository; write hf:org/name[@revision][/subfolder]")
-    revision, subfolder = found["revision"], found["subfolder"] or ""
-    if revision is not None:
-        revision = re.sub("%2F", "/", revision, flags=re.IGNORECASE)
-        if not _REVISION.fullmatch(revision) or ".." in revision or len(revision) > 200:
-            raise UsageError(f"{text[:200]!r}: {revision[:80]!r} is no revision; a branch, a tag or a commit is needed")
-    if subfolder and not _is_plain(subfolder):
-        raise UsageError(f"{text[:200]!r}: {subfolder[:80]!r} is no folder of a repository")
-    return HubLocation(found["repository"], revision, subfolder)
-
-
-def _is_repository(text: str) -> bool:
-    ends_badly = any(part.endswith(("-", ".")) for part in text.split("/")) or text.endswith(".git")
-    return bool(_REPOSITORY.fullmatch(text)) and not ends_badly and "--" not in text and ".." not in text
-
-
-def _is_plain(path: str) -> bool:
-    parts = path.split("/")
-    return path.isprintable() and not ({"", ".", ".."} & set(parts)) and not (set("\\:") & set(path))
-
-
-def _exists(text: str) -> bool:
-    try:
-        return Path(text).exists()
-    except (OSError, ValueError):  # too long, or no path at all
-        return False
+def _term(text: str) -> Path | HubLocation:
+    found = place(text)
+    if isinstance(found, Path) and "+" in text and not exists(text):
+        raise UsageError(
+            f"{text[:200]!r}: no such file or folder; if these are two terms of a sum, give the second a weight: 1*PATH"
+        )
+    return found
 
 
 def _label_of(location: Location) -> str:
-    name = _hub_name(location) if isinstance(location, HubLocation) else _path_name(location)
-    label = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-._+")[:64]
+    label = re.sub(r"[^A-Za-z0-9._+-]+", "-", _name_of(location)).strip("-._+")[:64]
     return label or "model"
+
+
+def _name_of(location: Location) -> str:
+    if isinstance(location, Mix):
+        return written((term.weight, _label_of(term.location)) for term in location.terms).replace("*", "_")
+    return _hub_name(location) if isinstance(location, HubLocation) else _path_name(location)
 
 
 def _hub_name(location: HubLocation) -> str:

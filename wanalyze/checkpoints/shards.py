@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from wanalyze.checkpoints import parallel
@@ -14,7 +14,8 @@ from wanalyze.checkpoints.formats import Format, Listing
 from wanalyze.checkpoints.strict_json import read_object
 from wanalyze.errors import CheckpointError
 
-_NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.[a-z]+)")
+# diffusers and transformers once wrote the variant behind the number, now they write it before.
+_NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>(?:\.[a-z0-9_-]+)?\.[a-z]+)")
 _PARALLEL = re.compile(r"(?P<stem>consolidated)\.(?P<number>\d{2})(?P<end>\.pth)")
 _MOST_SHARDS = 10_000
 
@@ -33,6 +34,11 @@ class Family:
     is_parallel: bool = False
 
     @property
+    def name(self) -> str:
+        """What the file would be called, without its format, if it were one: the stem with its variant."""
+        return self.stem + self.end.rpartition(".")[0]
+
+    @property
     def missing(self) -> list[str]:
         return [name for name in map(self._member, range(self.count)) if name not in self.members]
 
@@ -42,38 +48,39 @@ class Family:
         return f"{self.stem}-{index + 1:05}-of-{self.count:05}{self.end}"
 
 
-def families(names: Sequence[str]) -> dict[str, Family]:
-    """The numbered files among `names`, by the first part of their names.
+def families(names: Sequence[str]) -> list[Family]:
+    """The numbered files among `names`.
 
-    >>> families(["m-00001-of-00002.bin", "x.bin"])["m"].missing
+    >>> families(["m-00001-of-00002.bin", "x.bin"])[0].missing
     ['m-00002-of-00002.bin']
     """
     members: dict[tuple[str, str, int], list[str]] = {}
     for name in names:
         if (found := _NUMBERED.fullmatch(name)) and 0 < int(found["count"]) <= _MOST_SHARDS:
             members.setdefault((found["stem"], found["end"], int(found["count"])), []).append(name)
-    numbered = {stem: Family(stem, end, count, tuple(found)) for (stem, end, count), found in members.items()}
-    return numbered | _parallel(names)
+    numbered = [Family(stem, end, count, tuple(found)) for (stem, end, count), found in members.items()]
+    return numbered + _parallel(names)
 
 
-def _parallel(names: Sequence[str]) -> dict[str, Family]:
+def _parallel(names: Sequence[str]) -> list[Family]:
     """The files of a tensor-parallel run; one that is numbered 00 and alone is the whole model."""
     found = [match for name in sorted(names) if (match := _PARALLEL.fullmatch(name))]
     if not found or (count := int(found[-1]["number"]) + 1) == 1:
-        return {}
+        return []
     stem, end = found[0]["stem"], found[0]["end"]
-    return {stem: Family(stem, end, count, tuple(match[0] for match in found), is_parallel=True)}
+    return [Family(stem, end, count, tuple(match[0] for match in found), is_parallel=True)]
 
 
 def family_of(name: str, names: Sequence[str]) -> Family | None:
     """The family that a numbered file belongs to."""
     if _NUMBERED.fullmatch(name) is None and _PARALLEL.fullmatch(name) is None:
         return None
-    return next((family for family in families(names).values() if name in family.members), None)
+    return next((family for family in families(names) if name in family.members), None)
 
 
 def read_family(folder: Folder, family: Family, format_: Format) -> tuple[tuple[WeightFile, ...], Listing]:
     """All shards of a family that has no index."""
+    _check_alone(folder, family)
     if family.missing:
         raise CheckpointError(
             f"{folder.where}: shard {family.missing[0]} is missing ({len(family.missing)} of {family.count}); "
@@ -97,6 +104,15 @@ def read_family(folder: Folder, family: Family, format_: Format) -> tuple[tuple[
     return files, Listing(list(entries.values()), tuple(notes), config)
 
 
+def _check_alone(folder: Folder, family: Family) -> None:
+    """Shards of two saves may lie in one folder; without an index nothing says which of them is meant."""
+    for other in families(folder.names):
+        if (other.stem, other.end) == (family.stem, family.end) and other.count != family.count:
+            raise CheckpointError(
+                f"{folder.where}: holds {family.members[0]} and {other.members[0]}, of two saves; move one of them away"
+            )
+
+
 def read_index(folder: Folder, index: str, format_: Format) -> tuple[tuple[WeightFile, ...], Listing]:
     """The files and tensors that an index names.
 
@@ -104,7 +120,8 @@ def read_index(folder: Folder, index: str, format_: Format) -> tuple[tuple[Weigh
     name the same tensors, both ways.
     """
     where = f"{folder.where}/{index}"
-    weight_map = _weight_map(folder.open(index), format_)
+    index_file = folder.open(index)
+    weight_map = _weight_map(index_file, format_)
     files: list[WeightFile] = []
     entries: dict[str, TensorEntry] = {}
     notes: dict[str, None] = {}
@@ -129,7 +146,18 @@ def read_index(folder: Folder, index: str, format_: Format) -> tuple[tuple[Weigh
             f"{where}: lists tensor {absent[:80]!r} in {weight_map[absent][:200]!r}, which does not hold it; "
             "the two must agree"
         )
-    return tuple(files), Listing(list(entries.values()), tuple(notes))
+    _check_all_named(where, set(weight_map.values()), folder.names)
+    return tuple(files), Listing(list(entries.values()), tuple(notes), beside=(index_file,))
+
+
+def _check_all_named(where: str, shards: Collection[str], names: Sequence[str]) -> None:
+    """Of the shards that are numbered together an index names all or none: with some it is half a model."""
+    for family in families(names):
+        unnamed = [name for name in family.members if name not in shards]
+        if unnamed and len(unnamed) < len(family.members):
+            raise CheckpointError(
+                f"{where}: does not name shard {unnamed[0]!r}, which belongs to those that it names; the two must agree"
+            )
 
 
 def _weight_map(index: WeightFile, format_: Format) -> dict[str, str]:

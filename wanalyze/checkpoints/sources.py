@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -14,12 +14,15 @@ from wanalyze.checkpoints.files import LocalFile, WeightFile
 from wanalyze.checkpoints.folders import Folder, LocalFolder
 from wanalyze.checkpoints.formats import FORMATS, SAFETENSORS, Format, Listing, format_of
 from wanalyze.checkpoints.hyperparameters import read_hyperparameters
+from wanalyze.checkpoints.location import HubLocation
+from wanalyze.checkpoints.mix import Mix
 from wanalyze.checkpoints.quantised import restore
 from wanalyze.checkpoints.recognise import BESIDE, recognise
-from wanalyze.checkpoints.reference import HubLocation, Location
+from wanalyze.checkpoints.reference import Location
 from wanalyze.checkpoints.shards import Family, families, family_of, read_family, read_index
 from wanalyze.checkpoints.strict_json import read_object
-from wanalyze.errors import CheckpointError
+from wanalyze.errors import CheckpointError, UsageError
+from wanalyze.printable import printable
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -76,6 +79,10 @@ def open_source(location: Location, *, offline: bool = False) -> Source:
 
     What lies on the Hub is, with `offline`, read from the user's Hub cache alone.
     """
+    if isinstance(location, Mix):
+        raise UsageError(
+            f"{location}: a sum of adapters can be compared with a base and nothing else; pass one of them"
+        )
     return _open_hub(location, offline) if isinstance(location, HubLocation) else _open_path(location)
 
 
@@ -134,7 +141,9 @@ def open_folder(folder: Folder) -> Source:
     chosen = _chosen(choices)
     if chosen is None:
         raise CheckpointError(f"{folder.where}: {_why_not(folder, choices)}")
-    found = _checkpoint(folder, folder.where, *_listing(folder, chosen), _notes(chosen, choices))
+    files, listing = _listing(folder, chosen)
+    notes = _notes(chosen, choices, {file.name for file in files})
+    found = _checkpoint(folder, folder.where, files, listing, notes)
     if ADAPTER_CONFIG in names and isinstance(found, Checkpoint):
         raise CheckpointError(
             f"{folder.where}: holds an adapter and a checkpoint; {_ADAPTER_WEIGHTS[0]} of the one is missing, "
@@ -172,9 +181,9 @@ def _choices(names: Sequence[str]) -> list[_Choice]:
         indexes = [name for name in names if _is_index(name, format_)]
         shards = families(files)
         stems = {_stem(name, format_) for name in indexes}
-        singles = [name for name in files if not any(name in family.members for family in shards.values())]
+        singles = [name for name in files if not any(name in family.members for family in shards)]
         found += [_Choice(name, _stem(name, format_), format_) for name in indexes]
-        found += [_Choice(f.members[0], f.stem, format_, f) for f in shards.values() if f.stem not in stems]
+        found += [_Choice(f.members[0], f.name, format_, f) for f in shards if f.name not in stems]
         found += [_Choice(name, _stem(name, format_), format_) for name in singles]
     return found
 
@@ -209,11 +218,13 @@ def _chosen(choices: Sequence[_Choice]) -> _Choice | None:
     return best[0] if len(best) == 1 else None
 
 
-def _notes(chosen: _Choice, choices: Sequence[_Choice]) -> tuple[str, ...]:
-    others = [choice.name for choice in choices if choice is not chosen]
+def _notes(chosen: _Choice, choices: Sequence[_Choice], read: Collection[str]) -> tuple[str, ...]:
+    others = [printable(choice.name) for choice in choices if choice is not chosen]
+    others = [name for name in others if name not in read]
     if not others:
         return ()
-    return (f"{chosen.name} was read; {', '.join(others[:4])}{', …' if len(others) > 4 else ''} beside it was not",)
+    listed = ", ".join(others[:4]) + (", …" if len(others) > 4 else "")
+    return (f"{printable(chosen.name)} was read; {listed} beside it was not",)
 
 
 def _why_not(folder: Folder, choices: Sequence[_Choice]) -> str:
@@ -255,6 +266,7 @@ def _adapter(folder: Folder, name: str) -> AdapterFiles:
     notes = (f"{name} was read; {', '.join(others)} beside it was not",) if others else ()
     file = folder.open(name)
     listing = _format(name).read(file)
+    config, beside = _read_beside(folder, ADAPTER_CONFIG)
     weights = Checkpoint(
         folder.where,
         (file,),
@@ -262,8 +274,9 @@ def _adapter(folder: Folder, name: str) -> AdapterFiles:
         revision=folder.revision,
         notes=(*notes, *listing.notes),
         metadata=listing.metadata,
+        beside=beside,
     )
-    return AdapterFiles(read_object(folder.open(ADAPTER_CONFIG)), weights)
+    return AdapterFiles(config, weights)
 
 
 def _format(name: str) -> Format:
@@ -277,21 +290,24 @@ def _checkpoint(
     entries = {entry.name: entry for entry in listing.entries}
     tool = recognise(entries, listing.metadata)
     if tool is not None:
+        config, beside = _read_beside(folder, BESIDE.get(tool))
         said = (*notes, *listing.notes)
-        weights = Checkpoint(name, files, entries, {}, folder.revision, said, listing.metadata)
-        return AdapterFiles(_beside(folder, tool), weights)
-    config = read_object(folder.open(CONFIG)) if CONFIG in folder.names else listing.config
+        weights = Checkpoint(name, files, entries, {}, folder.revision, said, listing.metadata, beside)
+        return AdapterFiles(config, weights)
+    config, beside = _read_beside(folder, CONFIG)
+    config = config if beside else listing.config
     entries, restored = restore(entries, config, where=name)
-    return Checkpoint(
-        name, files, entries, config, folder.revision, (*notes, *listing.notes, *restored), listing.metadata
-    )
+    said = (*notes, *listing.notes, *restored)
+    beside = (*listing.beside, *beside)
+    return Checkpoint(name, files, entries, config, folder.revision, said, listing.metadata, beside)
 
 
-def _beside(folder: Folder, tool: str) -> dict[str, object]:
-    name = BESIDE.get(tool)
+def _read_beside(folder: Folder, name: str | None) -> tuple[Mapping[str, object], tuple[WeightFile, ...]]:
+    """What a config beside the weights says, and the file it stands in; nothing of one that is not there."""
     if name is None or name not in folder.names:
-        return {}
-    return (read_object if name.endswith(".json") else read_hyperparameters)(folder.open(name))
+        return {}, ()
+    file = folder.open(name)
+    return (read_object if name.endswith(".json") else read_hyperparameters)(file), (file,)
 
 
 def _listing(folder: Folder, chosen: _Choice) -> tuple[tuple[WeightFile, ...], Listing]:

@@ -1,8 +1,9 @@
-"""JSON from strangers: no duplicate keys, no NaN, no surrogates, a size limit, one kind of error."""
+"""JSON from strangers: no duplicate keys, only finite numbers, no surrogates, a size limit, one kind of error."""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import NoReturn
 
 from wanalyze.checkpoints.files import WeightFile
@@ -14,11 +15,13 @@ _CONFIG_LIMIT = 16 * 2**20  # bytes; the largest shard indexes in the wild are a
 def parse_object(text: bytes, *, where: str) -> dict[str, object]:
     """The JSON object in `text`; `where` names it in errors.
 
-    Python's own parser keeps the last of two equal keys and accepts NaN: readers would disagree
-    on such a file, so both are refused.
+    Python's own parser keeps the last of two equal keys, accepts NaN and makes infinity of 1e999: readers would
+    disagree on such a file, so all three are refused.
     """
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        value = json.loads(
+            text.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite
+        )
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # lone surrogates cannot be written anywhere
     except _BadJson as error:
         raise CheckpointError(f"{where}: {error}") from None
@@ -47,8 +50,14 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found: dict[str, object] = {}
     for key, value in pairs:
         if key in found:
-            raise _BadJson(f"key {key!r} appears twice; readers disagree on which one counts")
+            raise _BadJson(f"key {key[:80]!r} appears twice; readers disagree on which one counts")
         found[key] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(found := float(text)):
+        raise _BadJson(f"holds the number {text[:80]}, which is beyond all floats")
     return found
 
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from wanalyze.cli.compare import compare
+from wanalyze.cli.completion import completion
 from wanalyze.cli.explain import explain
 from wanalyze.cli.figures import figures
 from wanalyze.cli.inspect import inspect
@@ -35,7 +36,7 @@ def wanalyze() -> None:
     """
 
 
-for command in (compare, inspect, show, report, figures, explain):
+for command in (compare, inspect, show, report, figures, explain, completion):
     wanalyze.add_command(command)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wanalyze.cli import options
+from wanalyze.cli.output import give, say
 from wanalyze.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -62,11 +63,12 @@ def compare(
 
     BASE and TUNED are [label=]PATH: a safetensors file, a folder with one or with shards and an index, or
     the folder of an adapter; or [label=]hf:org/name[@revision][/subfolder] on the Hugging Face Hub.
+    A weighted sum of adapters is one TUNED: 'mix=0.7*PATH+0.3*PATH', in quotes because of the *.
     """
     import wanalyze
 
     if dry_run:
-        click.echo(_plan_text(wanalyze.plan(base, *tuned, **wanted)), nl=False)
+        say(_plan_text(wanalyze.plan(base, *tuned, **wanted)))
         return ExitCode.done
     from wanalyze.cli.progress import shown
 
@@ -96,9 +98,9 @@ def _print(result: Result, folder: Path, format_: str, *, quiet: bool) -> None:
     from wanalyze import terminal
 
     if format_ == "json":
-        click.echo(result.to_json(), nl=False)
+        give(result.to_json())
     elif not quiet:
-        click.echo(terminal.summary(result, str(folder)), nl=False)
+        say(terminal.summary(result, str(folder)))
 
 
 def _plan_text(plan: Plan) -> str:

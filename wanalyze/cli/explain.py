@@ -9,6 +9,7 @@ from difflib import get_close_matches
 import click
 
 from wanalyze.cli import options
+from wanalyze.cli.output import give, say
 from wanalyze.errors import ExitCode, UsageError
 from wanalyze.metrics import EXPLAINED, Metric
 
@@ -28,10 +29,9 @@ def explain(name: str | None, format_: str, verbose: bool) -> int:  # noqa: ARG0
         raise UsageError(f"no metric is called {name!r}; {hint}`wanalyze explain` lists them all")
     chosen = [EXPLAINED[name]] if name else list(EXPLAINED.values())
     if format_ == "json":
-        text = json.dumps([dataclasses.asdict(metric) for metric in chosen], indent=1, ensure_ascii=False) + "\n"
+        give(json.dumps([dataclasses.asdict(metric) for metric in chosen], indent=1, ensure_ascii=False) + "\n")
     else:
-        text = _text(chosen[0]) if name else _list(chosen)
-    click.echo(text, nl=False)
+        say(_text(chosen[0]) if name else _list(chosen))
     return ExitCode.done
 
 

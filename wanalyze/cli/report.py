@@ -7,28 +7,29 @@ from pathlib import Path
 import click
 
 from wanalyze.cli import options
+from wanalyze.cli.output import give
 from wanalyze.errors import ExitCode, UsageError
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: stdout]")
-@options.format_option("html", "csv", "json")
+@options.format_option("html", "md", "csv", "json")
 @options.verbose
 def report(run: Path, output: Path | None, format_: str, verbose: bool) -> int:  # noqa: ARG001 - read by main
     """Render a finished RUN again, without computing anything."""
-    from wanalyze.report import page
-    from wanalyze.result import modules_csv, read_run
+    from wanalyze.report import page, report_markdown
+    from wanalyze.result import Result, modules_csv, read_run
 
-    result = read_run(run)
-    if format_ == "html":
-        text = page(result)
-    elif format_ == "csv":
-        text = modules_csv(result.modules)
-    else:
-        text = result.to_json()
+    write = {
+        "html": page,
+        "md": report_markdown,
+        "csv": lambda result: modules_csv(result.modules),
+        "json": Result.to_json,
+    }[format_]
+    text = write(read_run(run))
     if output is None:
-        click.echo(text, nl=False)
+        give(text)
         return ExitCode.done
     try:
         output.write_text(text, encoding="utf-8", newline="")

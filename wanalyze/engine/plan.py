@@ -12,10 +12,10 @@ from typing import Literal
 
 import torch
 
-from wanalyze.adapters import Adapter, parse_adapter
-from wanalyze.checkpoints import Checkpoint, Reference, open_checkpoint, open_source
+from wanalyze.adapters import Adapter, Mixture, parse_adapter
+from wanalyze.checkpoints import AdapterFiles, Checkpoint, Location, Mix, Reference, open_checkpoint, open_source
 from wanalyze.errors import UsageError
-from wanalyze.pairing import NameMap, Pair, Pairing, Selection, pair_adapter, pair_checkpoint
+from wanalyze.pairing import NameMap, Pair, Pairing, Selection, pair_adapter, pair_checkpoint, pair_mixture
 
 BASE_LABEL = "base"
 _MOST_THREADS = 1024
@@ -39,11 +39,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A tuned model, opened and paired with the base."""
+    """A tuned model, opened and paired with the base; `checkpoints` hold its tensors, of a mixture one a term."""
 
     reference: Reference
-    source: Checkpoint | Adapter
-    checkpoint: Checkpoint
+    source: Checkpoint | Adapter | Mixture
+    checkpoints: tuple[Checkpoint, ...]
     pairing: Pairing
 
     @property
@@ -52,7 +52,7 @@ class Tuned:
 
     @property
     def method(self) -> str:
-        return self.source.method if isinstance(self.source, Adapter) else "full weights"
+        return "full weights" if isinstance(self.source, Checkpoint) else self.source.method
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,29 @@ def _check_labels(tuned: Sequence[Reference]) -> None:
 
 
 def _open_tuned(base: Checkpoint, reference: Reference, options: Options) -> Tuned:
+    if isinstance(reference.location, Mix):
+        return _open_mix(base, reference, reference.location, options)
     source = open_source(reference.location, offline=options.offline)
     if isinstance(source, Checkpoint):
-        return Tuned(reference, source, source, pair_checkpoint(base, source, options.selection, options.name_map))
+        return Tuned(reference, source, (source,), pair_checkpoint(base, source, options.selection, options.name_map))
     adapter = parse_adapter(source, base)
     pairing = pair_adapter(base, adapter, options.selection, options.name_map, allow_unmatched=options.allow_unmatched)
-    return Tuned(reference, adapter, source.weights, pairing)
+    return Tuned(reference, adapter, (source.weights,), pairing)
+
+
+def _open_mix(base: Checkpoint, reference: Reference, mix: Mix, options: Options) -> Tuned:
+    found = [_open_term(term.location, options) for term in mix.terms]
+    terms = [(term.weight, parse_adapter(files, base)) for term, files in zip(mix.terms, found, strict=True)]
+    mixture = Mixture(str(mix), tuple(terms))
+    pairing = pair_mixture(base, mixture, options.selection, options.name_map, allow_unmatched=options.allow_unmatched)
+    return Tuned(reference, mixture, tuple(files.weights for files in found), pairing)
+
+
+def _open_term(location: Location, options: Options) -> AdapterFiles:
+    source = open_source(location, offline=options.offline)
+    if isinstance(source, Checkpoint):
+        raise UsageError(f"{location}: holds whole weights, and a sum is of adapters; compare it as a model of its own")
+    return source
 
 
 def _device(name: str) -> torch.device:

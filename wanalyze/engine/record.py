@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from wanalyze import measure
-from wanalyze.adapters import Adapter
-from wanalyze.checkpoints import Checkpoint, HubLocation, Location, TensorEntry
+from wanalyze.adapters import Mixture
+from wanalyze.adapters.mixture import base_named
+from wanalyze.checkpoints import Checkpoint, Mix, TensorEntry, WeightFile, public
 from wanalyze.engine.plan import BASE_LABEL, Plan, Tuned, natural
-from wanalyze.engine.provenance import Hashes, hashed_whole
+from wanalyze.engine.provenance import Hashes, Opened, hashed_whole
 from wanalyze.measure import Measurement
 from wanalyze.naming import Place
 from wanalyze.pairing import Pair
@@ -26,6 +27,7 @@ from wanalyze.result import (
     SkippedTensor,
     Source,
     Status,
+    Term,
     Tool,
     Vector,
     summarise,
@@ -70,7 +72,7 @@ def module(
         dtype=_dtype(pair),
         status=Status.failed if failure else changed,
         reason=failure or "; ".join(filter(None, (pair.note, note))) or None,
-        metrics=_tidy(found.metrics),
+        metrics=tidy(found.metrics),
         missing=dict(found.missing),
         max_cosine_left=_enclosures(found.left),
         max_cosine_right=_enclosures(found.right),
@@ -89,7 +91,7 @@ def vector(label: str, pair: Pair, metrics: Mapping[str, measure.Number | None],
         dtype=_dtype(pair),
         status=Status.failed if failure else changed,
         reason=failure,
-        metrics=_tidy(metrics),
+        metrics=tidy(metrics),
     )
 
 
@@ -106,9 +108,9 @@ def result_of(plan: Plan, collected: Collected) -> Result:
             precision="float32" if plan.options.precision == "fast" else "float64",
         ),
         base=Source(
-            ref=_public(plan.reference.location),
+            ref=public(plan.reference.location),
             revision=plan.base.revision,
-            files=_files(plan.base, plan.base),
+            files=_files(plan.base, plan.base, collected.hashes.to_check(BASE_LABEL, plan.base)),
             tensors=collected.hashes.of(BASE_LABEL),
             notes=list(plan.base.notes),
         ),
@@ -122,14 +124,15 @@ def result_of(plan: Plan, collected: Collected) -> Result:
 
 
 def _model(tuned: Tuned, collected: Collected) -> Model:
-    adapter = tuned.source if isinstance(tuned.source, Adapter) else None
+    terms, first = _terms(tuned), tuned.checkpoints[0]
     return Model(
         label=tuned.label,
-        ref=_public(tuned.reference.location),
+        ref=public(tuned.reference.location),
         method=tuned.method,
-        trained_parameters=adapter.trained_parameters if adapter else None,
-        revision=tuned.checkpoint.revision,
-        files=_files(tuned.source, tuned.checkpoint),
+        trained_parameters=None if isinstance(tuned.source, Checkpoint) else tuned.source.trained_parameters,
+        revision=None if terms else first.revision,
+        files=[] if terms else _files(tuned.source, first, collected.hashes.to_check(tuned.label, first)),
+        terms=terms,
         tensors=collected.hashes.of(tuned.label),
         notes=list(tuned.source.notes),
         summary=summarise(
@@ -140,25 +143,36 @@ def _model(tuned: Tuned, collected: Collected) -> Model:
     )
 
 
+def _terms(tuned: Tuned) -> list[Term]:
+    """What a mixture was mixed of; nothing of any other model."""
+    mix, mixture = tuned.reference.location, tuned.source
+    if not (isinstance(mix, Mix) and isinstance(mixture, Mixture)):
+        return []
+    return [
+        Term(
+            weight=weight,
+            ref=public(term.location),
+            revision=checkpoint.revision,
+            method=adapter.method,
+            base_model=base_named(adapter),
+            trained_parameters=adapter.trained_parameters,
+            files=_files(adapter, checkpoint),
+        )
+        for term, (weight, adapter), checkpoint in zip(mix.terms, mixture.terms, tuned.checkpoints, strict=True)
+    ]
+
+
 def _skipped(tuned: Tuned) -> list[SkippedTensor]:
     items = sorted(tuned.pairing.skipped, key=lambda item: natural(item.name))
     return [SkippedTensor(model=tuned.label, name=item.name, reason=item.reason) for item in items]
 
 
-def _files(source: Checkpoint | Adapter, checkpoint: Checkpoint) -> list[File]:
-    return [
-        File(name=file.name, size=file.size, sha256=file.sha256() if hashed_whole(file, source) else None)
-        for file in checkpoint.files
-    ]
+def _files(source: Opened, checkpoint: Checkpoint, to_check: Collection[str] = ()) -> list[File]:
+    def hash_of(file: WeightFile) -> str | None:
+        return file.sha256() if hashed_whole(file, source) or file.name in to_check else None
 
-
-def _public(location: Location) -> str:
-    """The place as it may be published: of the Hub in full, a path relative as given or its last part only."""
-    if isinstance(location, HubLocation):
-        return str(location)
-    path = location
-    text = path.resolve().name if path.is_absolute() or ".." in path.parts else path.as_posix()
-    return text.encode("utf-8", "backslashreplace").decode()  # a file name need not be valid Unicode
+    files = (*checkpoint.files, *checkpoint.beside)
+    return [File(name=file.name, size=file.size, sha256=hash_of(file)) for file in files]
 
 
 def _dtype(pair: Pair) -> str:
@@ -181,7 +195,8 @@ def _ambiguities(side: measure.Side) -> list[Ambiguity]:
     ]
 
 
-def _tidy(metrics: Mapping[str, measure.Number | None]) -> dict[str, int | float | None]:
+def tidy(metrics: Mapping[str, measure.Number | None]) -> dict[str, int | float | None]:
+    """Rounded as all records are."""
     return {key: _rounded(value) if isinstance(value, float) else value for key, value in metrics.items()}
 
 

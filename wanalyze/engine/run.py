@@ -46,6 +46,8 @@ class Step:
 _SMALL = 512
 _CPU = torch.device("cpu")
 _MOVED = "measured on the CPU: the GPU ran out of memory"
+_OUT_OF_MEMORY = ("ALLOC_FAILED", "out of memory", "can't allocate memory", "not enough memory")
+_TOO_LARGE = "needs more memory than there is; use a larger machine"
 
 Progress: TypeAlias = Callable[[Step], None]
 Outcome: TypeAlias = Measurement | NumericsError
@@ -182,19 +184,33 @@ class _Bench:
         self.hashes = Hashes()
 
     def measure(self, batch: Sequence[_Matrix]) -> None:
-        """All jobs of a batch; out of GPU memory, in halves, and in the end on the CPU."""
+        """All jobs of a batch; out of memory, in halves, then on the CPU, and in the end not at all."""
+        if self._fits(batch, self.plan.device):
+            return
+        torch.cuda.empty_cache()
+        if len(batch) > 1:
+            half = len(batch) // 2
+            self.measure(batch[:half])
+            self.measure(batch[half:])
+        elif self.plan.device.type == "cpu" or not self._fits(batch, _CPU, _MOVED):
+            self._give_up(batch[0].unit)
+
+    def _fits(self, batch: Sequence[_Matrix], device: torch.device, note: str | None = None) -> bool:
+        """Measure all jobs of a batch, unless there is too little memory for it."""
         try:
-            self._measure(batch, self.plan.device)
+            self._measure(batch, device, note)
         except RuntimeError as error:
-            if self.plan.device.type == "cpu" or not _out_of_memory(error):
+            if not _out_of_memory(error):
                 raise
-            torch.cuda.empty_cache()
-            if len(batch) > 1:
-                half = len(batch) // 2
-                self.measure(batch[:half])
-                self.measure(batch[half:])
-            else:
-                self._measure(batch, _CPU, _MOVED)
+            return False
+        return True
+
+    def _give_up(self, unit: Unit) -> None:
+        for job, (_, pair) in enumerate(unit.jobs):
+            m, n = pair.shape
+            outcome = NumericsError(_TOO_LARGE) if pair.tuned else measure.untouched((m, n), self.scope)
+            self.found[unit.index, job] = _Found(unit, job, outcome, None)
+        self.done += unit.cost
 
     def collected(self) -> Collected:
         """Records in reading order, whatever the order of the batches was."""
@@ -242,7 +258,10 @@ class _Bench:
             elif isinstance(found, NumericsError):
                 yield matrix, found
             else:
-                waiting.append((matrix, found.base, _operand(matrix.take(job, found.base), pair, device)))
+                try:
+                    waiting.append((matrix, found.base, _operand(matrix.take(job, found.base), pair, device)))
+                except NumericsError as error:  # of an update that is worked out from the weights of the base
+                    yield matrix, error
         kinds = dict.fromkeys(type(item[2]) for item in waiting)
         for same in ([item for item in waiting if type(item[2]) is kind] for kind in kinds):
             yield from zip((item[0] for item in same), _each(self._compared, same), strict=True)
@@ -252,8 +271,8 @@ class _Bench:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU had too little memory: torch's allocator has a class for it, its solvers have words."""
-    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error) or "out of memory" in str(error)
+    """Whether there was too little memory: torch's allocator for GPUs has a class for it, everything else has words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def _each(work: Callable[[Sequence[In]], Sequence[Out]], items: Sequence[In]) -> list[Out | NumericsError]:

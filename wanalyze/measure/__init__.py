@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wanalyze.errors import NumericsError
-from wanalyze.measure.alone import ALONE, measure_update
+from wanalyze.measure.alone import Alone, measure_update
 from wanalyze.measure.compute import COMPUTE
 from wanalyze.measure.drift import DRIFT, Drift, measure_vector, untouched_vector
 from wanalyze.measure.evidence import Base, Evidence, Stored, gather, leading_count
@@ -28,9 +28,9 @@ from wanalyze.measure.measurement import (
 from wanalyze.operators import Operator
 
 __all__ = [
-    "ALONE",
     "COMPUTE",
     "DRIFT",
+    "Alone",
     "Ambiguous",
     "Base",
     "Measurement",
@@ -90,4 +90,6 @@ def _measurement(base: Base, found: Evidence | Drift, scope: Scope) -> Measureme
         "tuned_values": found.tuned_values.cpu(),
         "update_values": found.update_values.cpu(),
     }
+    sides = (("left", found.left), ("right", found.right))
+    arrays |= {f"similarity_{name}": side.similarity for name, side in sides if side.similarity is not None}
     return measured(outcomes, found.left, found.right, arrays)

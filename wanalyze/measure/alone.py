@@ -2,30 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
 from wanalyze.errors import NumericsError
 from wanalyze.measure.drift import check_range, finite
 from wanalyze.measure.measurement import Number
-from wanalyze.operators import Operator
+from wanalyze.metrics import ALONE
+from wanalyze.operators import Kronecker, LowRank, Operator, column_blocks
 from wanalyze.spectra import ranks
-from wanalyze.spectra.values import spectra
+from wanalyze.spectra.values import SMALL, spectra
 
-ALONE = ("delta_norm", "delta_spectral_norm", "effective_rank", "stable_rank")
+_ZERO: Mapping[str, Number | None] = MappingProxyType(dict(zip(ALONE, (0.0, 0.0, None, None), strict=True)))
+_IS_ZERO = "the update is zero"
+_IS_DENSE = "no product of small factors, so its spectrum costs as much as a comparison: compare it with its base"
 
 
-def measure_update(update: Operator) -> dict[str, Number | None]:
-    """The metrics of ΔW that need no base; ranks are None of a zero update. NumericsError if it is not finite."""
-    values = spectra([update.map(_finite)])[0].values
+@dataclass(frozen=True)
+class Alone:
+    """The metrics of ΔW that need no base, and the reason for each that is None."""
+
+    metrics: Mapping[str, Number | None]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_zero(self) -> bool:
+        return self.metrics["delta_norm"] == 0
+
+
+def measure_update(update: Operator) -> Alone:
+    """The `ALONE` metrics of ΔW (m, n): of a large dense one its norm only. NumericsError if it is not finite."""
+    update = update.map(_finite)
+    if not isinstance(update, LowRank | Kronecker) and min(update.shape) > SMALL:
+        return _of_entries(update)
+    values = spectra([update])[0].values
     largest = values[0].item() if len(values) else 0.0
+    _check(largest)
+    if largest == 0:
+        return _nothing()
+    found = (torch.linalg.vector_norm(values), values[0], ranks.effective_rank(values), ranks.stable_rank(values))
+    return Alone(dict(zip(ALONE, (float(value) for value in found), strict=True)))
+
+
+def _of_entries(update: Operator) -> Alone:
+    """The norm, a block of columns at a time."""
+    norms = [torch.linalg.vector_norm(update.columns(block, torch.float64)) for block in column_blocks(update)]
+    norm = torch.linalg.vector_norm(torch.stack(norms)).item()
+    _check(norm)
+    if norm == 0:
+        return _nothing()
+    return Alone({**dict.fromkeys(ALONE), "delta_norm": norm}, dict.fromkeys(ALONE[1:], _IS_DENSE))
+
+
+def _nothing() -> Alone:
+    return Alone(_ZERO, {key: _IS_ZERO for key in ALONE if _ZERO[key] is None})
+
+
+def _check(largest: float) -> None:
     if not largest < torch.inf:
         raise NumericsError("the update does not come out finite: its scale or its factors are too large")
     check_range(largest, "the update")
-    if largest == 0:
-        return dict(zip(ALONE, (0.0, 0.0, None, None), strict=True))
-    found = (torch.linalg.vector_norm(values), values[0], ranks.effective_rank(values), ranks.stable_rank(values))
-    return dict(zip(ALONE, (float(value) for value in found), strict=True))
 
 
 def _finite(factor: Tensor) -> Tensor:

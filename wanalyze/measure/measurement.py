@@ -57,11 +57,15 @@ class Ambiguous:
 
 @dataclass(frozen=True)
 class Side:
-    """Enclosures of max_j |cos| for the top k vectors of one side, and the j they point to."""
+    """Enclosures of max_j |cos| for the top k vectors of one side, and the j they point to.
+
+    `similarity` (a, b) are the cosines of leading vectors of W1 (rows) and W0, None where there are no such vectors.
+    """
 
     cosines: tuple[Enclosure, ...] = ()
     matched: tuple[int | None, ...] = ()
     ambiguous: tuple[Ambiguous, ...] = ()
+    similarity: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def side_of(name: SideName, found: Overlaps, epsilon: float) -> Side:
         else:
             continue
         ambiguous.append(Ambiguous(name, tuple(vectors), high, reason))
-    return Side(cosines, matched, tuple(ambiguous))
+    return Side(cosines, matched, tuple(ambiguous), found.similarity)
 
 
 def _split(outcomes: Mapping[str, Outcome]) -> tuple[dict[str, Number | None], dict[str, str]]:

@@ -3,6 +3,7 @@
 from wanalyze.pairing.adapters import pair_adapter
 from wanalyze.pairing.checkpoints import pair_checkpoint
 from wanalyze.pairing.mapping import NameMap, read_map
+from wanalyze.pairing.mixtures import pair_mixture
 from wanalyze.pairing.pair import Pair, Pairing, Skipped
 from wanalyze.pairing.selection import Selection
 
@@ -14,5 +15,6 @@ __all__ = [
     "Skipped",
     "pair_adapter",
     "pair_checkpoint",
+    "pair_mixture",
     "read_map",
 ]

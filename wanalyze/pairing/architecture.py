@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 # Where the configs of composed models keep what concerns their language model.
 _LANGUAGE = ("text_config", "llm_config", "language_config", "thinker_config")
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MOST = 2**31
+_MOST_TYPES = 16  # a model that sees and hears is composed of three
 
 _QUERIES = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 _KEYS = ("num_key_value_heads", "num_kv_heads", "attn_config.kv_n_heads")
@@ -81,7 +83,7 @@ def architecture_of(config: Mapping[str, object]) -> Architecture:
     ['llama', 'llava']
     """
     language = next((found for key in _LANGUAGE if isinstance(found := config.get(key), Mapping)), {})
-    return Architecture(frozenset(_types(config)), {**language, **config} if language else config)
+    return Architecture(frozenset(islice(_types(config), _MOST_TYPES)), {**language, **config} if language else config)
 
 
 def _types(config: Mapping[str, object]) -> Iterator[str]:

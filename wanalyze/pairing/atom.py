@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from wanalyze.checkpoints import TensorEntry
 from wanalyze.checkpoints.content import turned
+
+
+class Span(NamedTuple):
+    """Of the rows, cut into `groups` equal ones, those from `start` to `stop` of each."""
+
+    groups: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)

@@ -82,13 +82,7 @@ class Draft:
         return [name for name in self.tuned.entries if name not in self.used]
 
     def finish(self, tuned: str, base: str) -> Pairing:
-        if not any(pair.tuned for pair in (*self.matrices, *self.vectors)):
-            first = self.skipped[0] if self.skipped else Skipped("no tensor at all", "")
-            raise PairingError(
-                f"{tuned}: nothing is left to compare with {base} "
-                f"({len(self.skipped)} skipped, the first: {first.name}: {first.reason})"
-            )
-        return Pairing(tuple(self.matrices), tuple(self.vectors), tuple(self.skipped))
+        return finished(self.matrices, self.vectors, self.skipped, tuned, base)
 
     def _why_skipped(self, pair: Pair) -> str:
         """Why a pair cannot be compared; empty if it can."""
@@ -132,6 +126,20 @@ def drafted(
         Side("tuned", entries, after, names, there, is_partial=config is None),
         selection,
     )
+
+
+def finished(
+    matrices: Iterable[Pair], vectors: Iterable[Pair], skipped: Iterable[Skipped], tuned: str, base: str
+) -> Pairing:
+    """The pairing of two models of these names; PairingError if there is nothing to compare."""
+    found = Pairing(tuple(matrices), tuple(vectors), tuple(skipped))
+    if not any(pair.tuned for pair in (*found.matrices, *found.vectors)):
+        first = found.skipped[0] if found.skipped else Skipped("no tensor at all", "")
+        raise PairingError(
+            f"{tuned}: nothing is left to compare with {base} "
+            f"({len(found.skipped)} skipped, the first: {first.name}: {first.reason})"
+        )
+    return found
 
 
 def some(names: Iterable[str]) -> str:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import re
 
 from wanalyze.checkpoints import TensorEntry
-from wanalyze.checkpoints.content import Content, item, picked
-from wanalyze.pairing.atom import Atom, Composite
+from wanalyze.checkpoints.content import item, picked
+from wanalyze.checkpoints.experts import IN_FIRST, MOST_EXPERTS
+from wanalyze.pairing.atom import Atom, Composite, Span
 from wanalyze.pairing.pair import Pair
 from wanalyze.pairing.side import Side, part_of
-
-MOST_EXPERTS = 4096
 
 # `experts` with a number behind it is a list of experts, each with tensors of its own.
 _STACK = re.compile(r"(?P<experts>(?:.*\.)?experts)\.(?P<part>(?!\d+(?:\.|$)).+)")
 _BIAS = re.compile(r"[._]bias$")
 _FUSED = "gate_up_proj"
 
-# How transformers 5 lays the stacks of a family out, where the shapes of its two stacks do not tell.
-_IN_FIRST = frozenset({"gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "openai_privacy_filter"})
+# Besides IN_FIRST, how transformers 5 lays the stacks of a family out, where the shapes of its two stacks do not tell.
 _OUT_FIRST = frozenset(
     {
         *("mixtral", "minimax", "minimax_m2", "phimoe", "kimi_linear", "qwen2_moe", "qwen3_moe", "qwen3_next"),
@@ -28,6 +26,7 @@ _OUT_FIRST = frozenset(
         *("granitemoehybrid", "gemma4", "gemma4_text", "exaone_moe", "longcat_flash", "afmoe", "solar_open", "hy_v3"),
     }
 )
+_KNOWN = IN_FIRST | _OUT_FIRST | {"qwen3_vl_moe", "qwen3_vl_moe_text"}  # gate before up, or by turns
 _INTERLEAVED = frozenset({"gpt_oss"})  # gate and up row by row in turns, not one after the other
 
 
@@ -81,7 +80,7 @@ def is_transposed(side: Side, other: Side, entry: TensorEntry) -> bool | None:
         if (a == 2 * d and b == c) or (b == 2 * c and a == d):
             return b == 2 * c
     types = side.architecture.types or other.architecture.types
-    in_first, out_first = bool(types & _IN_FIRST), bool(types & _OUT_FIRST)
+    in_first, out_first = bool(types & IN_FIRST), bool(types & _OUT_FIRST)
     return None if in_first == out_first else in_first
 
 
@@ -91,10 +90,38 @@ def composite(side: Side, other: Side, entry: TensorEntry) -> Composite:
     assert found is not None
     end = ".bias" if _BIAS.search(found["part"]) else ".weight"
     part = _BIAS.sub("", found["part"])
-    parts = ("gate_proj", "up_proj") if part == _FUSED else (part,)
     count = entry.shape[0] if not _unfit(entry) else 0
+    parts = _parts(part)
     keys = tuple(f"{found['experts']}.{e}.{one}{end}" for e in range(count) for one in parts)
     return Composite(entry, keys, lambda: _cut(side, other, entry, keys, parts))
+
+
+def spans_of(side: Side, module: str, expert: int, rows: int | None) -> dict[str, Span | None] | str:
+    """The keys of what an expert of a stack of that canonical name and so many rows holds, and its rows."""
+    found = _STACK.fullmatch(module)
+    if found is None:
+        return "no stack of experts by its name"
+    keys = [f"{found['experts']}.{expert}.{part}.weight" for part in _parts(found["part"])]
+    if len(keys) == 1:
+        return {keys[0]: None}
+    types = side.architecture.types
+    if rows is None or rows % 2 or not types & _KNOWN:
+        return (
+            "gate and up are fused in the adapter, split in the base, and their layout is not known "
+            f"({side.architecture.said}); put the base's config.json beside it"
+        )
+    return dict(zip(keys, _halves(rows, types), strict=True))
+
+
+def _parts(part: str) -> tuple[str, ...]:
+    return ("gate_proj", "up_proj") if part == _FUSED else (part,)
+
+
+def _halves(rows: int, types: frozenset[str]) -> tuple[Span, Span]:
+    """The rows of gate and of up."""
+    groups = rows // 2 if types & _INTERLEAVED else 1
+    half = rows // groups // 2
+    return Span(groups, 0, half), Span(groups, half, 2 * half)
 
 
 def _cut(
@@ -108,26 +135,21 @@ def _cut(
         return [Atom(key, expert, transposed) for key, expert in zip(keys, experts, strict=True)]
     # The same part of a base must be the same matrix whatever it is compared with, so that only its own config counts.
     types = side.architecture.types or (other.architecture.types if side.whose == "tuned" else frozenset())
-    if not types & (_IN_FIRST | _OUT_FIRST | {"qwen3_vl_moe", "qwen3_vl_moe_text"}):
+    if not types & _KNOWN:
         return (
             f"gate and up are fused in the {side.whose}, split in the {other.whose}, and their layout is not known "
             f"({side.architecture.said}); give --map"
         )
     axis = len(experts[0].shape) - 1 if transposed else 0
-    if experts[0].shape[axis] % 2:
-        return f"gate and up are fused in the {side.whose}, but its {experts[0].shape[axis]} rows are no two halves"
+    rows = experts[0].shape[axis]
+    if rows % 2:
+        return f"gate and up are fused in the {side.whose}, but its {rows} rows are no two halves"
     halves = [
-        TensorEntry(part_of(expert.name, part.removesuffix("_proj")), _half(expert.content, which, axis, types))
+        TensorEntry(part_of(expert.name, part.removesuffix("_proj")), picked(expert.content, *span, axis=axis))
         for expert in experts
-        for which, part in enumerate(parts)
+        for part, span in zip(parts, _halves(rows, types), strict=True)
     ]
     return [Atom(key, half, transposed) for key, half in zip(keys, halves, strict=True)]
-
-
-def _half(content: Content, which: int, axis: int, types: frozenset[str]) -> Content:
-    groups = content.shape[axis] // 2 if types & _INTERLEAVED else 1
-    size = content.shape[axis] // groups // 2
-    return picked(content, groups, which * size, (which + 1) * size, axis)
 
 
 def _item(entry: TensorEntry, expert: int) -> TensorEntry:

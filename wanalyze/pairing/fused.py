@@ -10,17 +10,8 @@ from wanalyze.checkpoints import TensorEntry
 from wanalyze.checkpoints.content import picked
 from wanalyze.naming import module_name
 from wanalyze.pairing.architecture import Architecture, Heads
-from wanalyze.pairing.atom import Atom, Composite
+from wanalyze.pairing.atom import Atom, Composite, Span
 from wanalyze.pairing.side import Side, part_of
-
-
-class Span(NamedTuple):
-    """Of the rows, cut into `groups` equal ones, those from `start` to `stop` of each."""
-
-    groups: int
-    start: int
-    stop: int
-
 
 Rule: TypeAlias = "Callable[[Architecture, int], list[Span] | None]"
 
@@ -186,9 +177,11 @@ def _split(tensor: str) -> tuple[str, str]:
     return module_name(tensor), ""
 
 
-def split_of(side: Side, module: str) -> str | None:
-    """The fused weight that holds this module, for the sentence that refuses it."""
-    path, dot, kind = side.module(f"{module}.weight").rpartition(".")
-    kind = _ALIASES.get(kind, kind)
-    wanted = (f"{path}{dot}{row.fused}" for row in LAYOUTS if kind in row.parts)
-    return next((found for name in wanted if (found := side.modules.get(name)) is not None), None)
+def spans_of(side: Side, module: str, rows: int | None) -> dict[str, Span | None]:
+    """The keys of what a module of that canonical name and so many rows holds, and its rows; itself if not known."""
+    path, dot, kind = module.rpartition(".")
+    layout = next((row for row in _BY_NAME.get(kind, ()) if row.types & side.architecture.types), None)
+    spans = layout.rule(side.architecture, rows) if layout and rows is not None else None
+    if not layout or not spans or spans[-1].groups * spans[-1].stop != rows:
+        return {key_of(f"{module}.weight"): None}
+    return {f"{path}{dot}{part}.weight": span for part, span in zip(layout.parts, spans, strict=True)}

@@ -24,7 +24,7 @@ class Regrouped:
 
 
 @dataclass
-class _Loose:
+class Loose:
     """Tensors of one side that found no counterpart by name."""
 
     side: Side
@@ -49,7 +49,7 @@ def regroup(base: Side, tuned: Side, base_left: Iterable[str], tuned_left: Itera
     Only a tensor that holds several of them is taken apart, and only if the other side has one of its parts. What a
     tuned of a few tensors lacks (`is_partial`) is as it is in the base.
     """
-    before, after = _loose(base, tuned, base_left), _loose(tuned, base, tuned_left)
+    before, after = loose(base, tuned, base_left), loose(tuned, base, tuned_left)
     done = Regrouped()
     here = _parts(before, after, done.base, done.skipped)
     there = _parts(after, before, done.tuned, done.skipped)
@@ -69,8 +69,9 @@ def regroup(base: Side, tuned: Side, base_left: Iterable[str], tuned_left: Itera
     return done
 
 
-def _loose(side: Side, other: Side, left: Iterable[str]) -> _Loose:
-    found = _Loose(side)
+def loose(side: Side, other: Side, left: Iterable[str]) -> Loose:
+    """The tensors of these names, those that hold several matrices apart from those that are one."""
+    found = Loose(side)
     for name in left:
         entry = side.entries[name]
         if (composite := _composite(side, other, entry)) is not None:
@@ -86,7 +87,7 @@ def _composite(side: Side, other: Side, entry: TensorEntry) -> Composite | None:
     return fused.composite(side, other, entry)
 
 
-def _parts(loose: _Loose, other: _Loose, done: set[str], skipped: list[Skipped]) -> _Parts:
+def _parts(loose: Loose, other: Loose, done: set[str], skipped: list[Skipped]) -> _Parts:
     """The atoms of one side that may have a counterpart on the other."""
     parts, theirs = _Parts(), other.keys()
     for key, entry in loose.single.items():

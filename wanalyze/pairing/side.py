@@ -40,11 +40,6 @@ class Side:
         return module_name(self.names.canonical(name))
 
     @cached_property
-    def modules(self) -> dict[str, str]:
-        """The names of weights by the canonical names of their modules."""
-        return {self.module(name): name for name in self.entries if name.endswith(".weight")}
-
-    @cached_property
     def stacked(self) -> dict[str, TensorEntry]:
         """Tensors of three dimensions by the canonical names of their modules."""
         return {self.module(name): entry for name, entry in self.entries.items() if len(entry.shape) == 3}

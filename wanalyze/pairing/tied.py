@@ -49,6 +49,21 @@ class Tied:
     in_tuned: bool
 
 
+def embedding_for(side: Side, target: str) -> TensorEntry | None:
+    """The embedding under the name of a head that is meant and not stored, because it is the embedding."""
+    if side.module(target) not in {head for head, _ in _TIES} or side.architecture.is_tied is False:
+        return None
+    ends = ends_of(side)
+    return None if ends.head is not None or ends.embedding is None else TensorEntry(target, ends.embedding.content)
+
+
+def tied_to(side: Side, head: TensorEntry) -> str | None:
+    """What a reader must know of such a stand-in; None for a tensor that the side stores by its own name."""
+    if head.name in side.entries or (embedding := ends_of(side).embedding) is None:
+        return None
+    return f"tied to {module_name(embedding.name)} in the {side.whose}"
+
+
 def counted_there(base: Side, tuned: Side, before: Ends, after: Ends) -> str | None:
     """Why the heads of two models that end so are left out: they are their embeddings, stored again or not.
 

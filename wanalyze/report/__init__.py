@@ -1,5 +1,6 @@
-"""The report page: one self-contained HTML file, complete without JavaScript."""
+"""A result as a document: the page, one self-contained HTML file, and Markdown."""
 
+from wanalyze.report.markdown import report_markdown
 from wanalyze.report.page import page
 
-__all__ = ["page"]
+__all__ = ["page", "report_markdown"]

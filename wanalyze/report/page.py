@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from wanalyze import wording
 from wanalyze.metrics import METRICS
+from wanalyze.printable import printable
 from wanalyze.report.maps import CELL, TOP, cut_from_maps, metric_maps, outside_the_stack
 from wanalyze.result import Module, Result, Status
 
@@ -75,6 +76,11 @@ def _text(name: str) -> str:
     return files("wanalyze.report").joinpath(name).read_text(encoding="utf-8")
 
 
+def _inert(value: object) -> object:
+    """Text from strangers without what turns its reading around, or hides part of it, whatever HTML makes of it."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _environment() -> Environment:
     environment = Environment(
         autoescape=True,
@@ -82,6 +88,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_inert,
     )
     environment.filters["number"] = wording.number
     environment.filters["share"] = wording.share

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from wanalyze.errors import ResultError
+from wanalyze.result.notebook import models_html, modules_frame
 
 if TYPE_CHECKING:
     import numpy as np
+    from pandas import DataFrame
 
 SCHEMA_ID: Literal["wanalyze.result/1"] = "wanalyze.result/1"
 Number: TypeAlias = Annotated[int | float, Field(allow_inf_nan=False)]
@@ -21,6 +23,15 @@ Cosine: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Document(Record):
+    """A record that is written on its own."""
+
+    def to_json(self) -> str:
+        """Its text: sorted keys, no NaN, one final newline."""
+        value = self.model_dump(mode="json", by_alias=True)
+        return json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 class Status(str, Enum):
@@ -95,8 +106,23 @@ class Summary(Record):
     ambiguous: int
 
 
+class Term(Record):
+    """One adapter of a weighted sum; `base_model` is the base that it says it was made for."""
+
+    weight: Number
+    ref: str
+    revision: str | None = None
+    method: str
+    base_model: str | None = None
+    trained_parameters: int
+    files: list[File]
+
+
 class Model(Record):
-    """A tuned model; `trained_parameters` is known for adapters only. For the rest see `Source`."""
+    """A tuned model; `trained_parameters` is known for adapters only. For the rest see `Source`.
+
+    Of a weighted sum of adapters, `terms` hold the files and the revision of each, and `files` is empty.
+    """
 
     label: str
     ref: str
@@ -106,7 +132,13 @@ class Model(Record):
     files: list[File]
     tensors: dict[str, str] = {}
     notes: list[str] = []
+    terms: list[Term] = []
     summary: Summary
+
+    @property
+    def bytes(self) -> int:
+        """On disk, those of every term included."""
+        return sum(file.size for files in (self.files, *(term.files for term in self.terms)) for file in files)
 
 
 class Ambiguity(Record):
@@ -172,7 +204,7 @@ class SkippedTensor(Record):
     reason: str
 
 
-class Result(Record):
+class Result(Document):
     """All that one `compare` found. The arrays (spectra, cosines) lie beside it and are read on demand."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -197,17 +229,19 @@ class Result(Record):
             raise KeyError(name)
         return found
 
+    def to_pandas(self) -> DataFrame:
+        """The matrices as a data frame, with a column for each metric; needs pandas."""
+        return modules_frame(self.modules)
+
+    def _repr_html_(self) -> str:
+        return models_html(self.models)
+
     @property
     def arrays(self) -> Mapping[str, np.ndarray]:
         """Spectra and cosines by `<label>/<module>/<array>`; those of the base under `base`."""
         if self._arrays is None:
             self._arrays = _load(self._arrays_path) if self._arrays_path else {}
         return self._arrays
-
-    def to_json(self) -> str:
-        """The text of `result.json`: sorted keys, no NaN, one final newline."""
-        value = self.model_dump(mode="json", by_alias=True)
-        return json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _load(path: str) -> Mapping[str, np.ndarray]:

@@ -7,13 +7,16 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import ValidationError
 
 from wanalyze.errors import ResultError, UsageError
 from wanalyze.result.records import Result
 from wanalyze.result.table import modules_csv
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RESULT, MODULES, ARRAYS, REPORT = "result.json", "modules.csv", "arrays.safetensors", "report.html"
 
@@ -66,6 +69,7 @@ def _write_files(partial: Path, result: Result, page: str) -> None:
 
 
 def _arrays_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    import numpy as np
     from safetensors.numpy import save
 
     data: bytes = save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})

@@ -6,10 +6,12 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from wanalyze.metrics import METRICS
+from wanalyze.metrics import ALONE, METRICS
+from wanalyze.result.inventory import Inventory
 from wanalyze.result.records import Module
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_CHANGE = ("name", "layer", "kind", "shape", "dtype", "bytes", "rank", "scale", "status", "reason")
 _FIELDS = ("model", "name", "layer", "kind", "rows", "columns", "dtype", "status", "reason")
 
 
@@ -24,6 +26,26 @@ def modules_csv(modules: Iterable[Module]) -> str:
         for module in modules
     )
     return csv_text((*_FIELDS, *METRICS), rows)
+
+
+def inventory_csv(found: Inventory) -> str:
+    """A row for each update of an adapter, or for each tensor of a checkpoint."""
+    if found.adapter is None:
+        entries = ((entry.name, entry.dtype, _sides(entry.shape), entry.bytes) for entry in found.tensors)
+        return csv_text(("name", "dtype", "shape", "bytes"), entries)
+    rows = (
+        (
+            *(change.name, change.layer, change.kind, _sides(change.shape or ()), change.dtype, change.bytes),
+            *(change.rank, change.scale, change.status.value, change.reason),
+            *(change.metrics.get(key) for key in ALONE),
+        )
+        for change in found.adapter.changes
+    )
+    return csv_text((*_CHANGE, *ALONE), rows)
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return " ".join(map(str, shape))
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -12,7 +12,8 @@ from wanalyze.errors import NumericsError
 from wanalyze.operators import Operator
 from wanalyze.spectra.certificate import Certificate, Pairs, count_alive
 from wanalyze.spectra.prepared import Prepared
-from wanalyze.spectra.triplets import Triplets, groups
+from wanalyze.spectra.similarity import MOST, similarity
+from wanalyze.spectra.triplets import Triplets, groups, of_svd
 from wanalyze.spectra.values import Spectrum
 
 # Singular values of W1 closer than this, in units of σ₁, share a subspace: which vectors span it is up to the
@@ -32,7 +33,8 @@ class Overlaps:
     the same singular value: of c, the norm of u_i in their common subspace of dimension d, some vector of any basis
     holds at least c / √d and none more than c, and that is the enclosure. `group` numbers the vectors of W1: those
     that share a number also share a singular value, and then only `high`, the cosine of their common subspace, is
-    defined; their `low` is 0. `alone` is False for them, also where the others lie beyond k.
+    defined; their `low` is 0. `alone` is False for them, also where the others lie beyond k. `similarity` (a, b) are
+    the cosines of single vectors, of as many as were worked out.
     """
 
     low: Tensor
@@ -40,6 +42,7 @@ class Overlaps:
     matched: Tensor
     group: Tensor
     alone: Tensor
+    similarity: Tensor
 
 
 class Comparison:
@@ -133,7 +136,12 @@ class Comparison:
         known = self._answer(side, self.own[:count]) if count else _nothing(0)
         parts = zip(known, _nothing(self.k - count), strict=True)
         low, high, matched, alone = (torch.cat(columns) for columns in parts)
-        return Overlaps(low, high, matched, self.own, alone)
+        return Overlaps(low, high, matched, self.own, alone, self._similarity(side))
+
+    def _similarity(self, side: str) -> Tensor:
+        tuned = of_svd(self.spectrum, MOST, self.tuned.shape, SEPARATION) or self.triplets
+        base = of_svd(self.base.spectrum, MOST, self.base.matrix.shape, SEPARATION) or self.base.leading
+        return torch.zeros(0, 0) if tuned is None else similarity(tuned, base, side)
 
     def _answer(self, side: str, own: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         low, high = self._widened(*self._grouped(side))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wanalyze.operators import LowRank, Operator, Stack
-from wanalyze.spectra.decomposition import decompose
+from wanalyze.spectra.decomposition import Decomposition, decompose
 from wanalyze.spectra.krylov import RESIDUAL_FLOOR, Krylov, Ritz
 from wanalyze.spectra.values import SMALL, Spectrum, exact, residual_of
 
@@ -220,11 +220,21 @@ def _triplets(krylov: Krylov, position: int, ritz: Ritz, k: int, error: _Error) 
     )
 
 
+def of_svd(spectrum: Spectrum, k: int, shape: tuple[int, ...], separation: float) -> Triplets | None:
+    """The first k triplets of a matrix of `shape`, if the vectors came with its values."""
+    return None if spectrum.svd is None else _of_svd(spectrum.svd, spectrum, k, shape, separation, together=False)
+
+
 def _whole(matrix: Operator, spectrum: Spectrum, k: int, separation: float, together: bool) -> Triplets:
-    svd = spectrum.svd or decompose(matrix)
+    return _of_svd(spectrum.svd or decompose(matrix), spectrum, k, matrix.shape, separation, together)
+
+
+def _of_svd(
+    svd: Decomposition, spectrum: Spectrum, k: int, shape: tuple[int, ...], separation: float, together: bool
+) -> Triplets:
     values = svd.values[:k]
     residual = residual_of(values, svd.values[0])
     group = _grouped(svd.values, k, separation, together).to(values.device)
-    null = _null(svd.values, matrix.shape)
+    null = _null(svd.values, shape)
     gap = gaps(values, svd.values, spectrum.error.to(values), group, group[:k], null=null)
     return Triplets(svd.u[:, :k], values, svd.v[:, :k], residual, _angle(residual, gap), group[:k])

@@ -17,7 +17,10 @@ from wanalyze.adapters.foreign.module import Module
 from wanalyze.adapters.foreign.orthogonal import oft
 from wanalyze.adapters.foreign.scales import scale_of
 from wanalyze.adapters.layout import float64, product
-from wanalyze.operators import Dense, Kronecker, LowRank, Scaled, widened
+from wanalyze.adapters.loha import hadamard
+from wanalyze.adapters.lokr import kronecker
+from wanalyze.adapters.lycoris import core
+from wanalyze.operators import Dense, LowRank, Scaled, widened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,11 +70,6 @@ def _product(parts: Parts, _base: Tensor | None, *, scale: float) -> Operator:
     return LowRank(wide["up"].flatten(1), core(wide["mid"], wide["down"].flatten(1)), scale)
 
 
-def core(middle: Tensor, inputs: Tensor) -> Tensor:
-    """The kernel (r, s, …) of a Tucker product with its `inputs` (s, inp) multiplied in: (r, inp · …)."""
-    return torch.einsum("rs...,si->ri...", middle, inputs).flatten(1)
-
-
 def _loha(module: Module) -> tuple[Update, int]:
     tucker = "hada_t1" in module.parts or "hada_t2" in module.parts
     a1, b1, a2, b2 = (module.shape(f"hada_w{i}_{side}", dimensions=(2,)) for i in (1, 2) for side in "ab")
@@ -87,22 +85,7 @@ def _loha(module: Module) -> tuple[Update, int]:
     shape = module.agree(*outs, what="outputs"), module.agree(b1[1], b2[1], what="inputs") * math.prod(sides)
     scale = _scale(module, rank)
     told = rank**2 if rank**2 < min(shape) else None
-    return Update(module.name, module.parts, partial(_hadamard, scale=scale), shape, told, scale), rank
-
-
-def _hadamard(parts: Parts, _base: Tensor | None, *, scale: float) -> Operator:
-    wide = float64(parts)
-    (a1, b1), (a2, b2) = (_hadamard_factors(wide, i) for i in (1, 2))
-    if a1.shape[1] * a2.shape[1] >= min(len(a1), b1.shape[1]):
-        return Dense(scale * (a1 @ b1) * (a2 @ b2))
-    # Row by row (a₁ᵀB₁) ⊙ (a₂ᵀB₂) = (a₁ ⊗ a₂)ᵀ (B₁ ⊙ B₂ by columns).
-    left = (a1[:, :, None] * a2[:, None, :]).flatten(1)
-    return LowRank(left, (b1[:, None] * b2[None]).flatten(0, 1), scale)
-
-
-def _hadamard_factors(parts: Parts, i: int) -> tuple[Tensor, Tensor]:
-    a, b = parts[f"hada_w{i}_a"], parts[f"hada_w{i}_b"]
-    return (a.mT, core(parts[f"hada_t{i}"], b)) if f"hada_t{i}" in parts else (a, b)
+    return Update(module.name, module.parts, partial(hadamard, scale=scale), shape, told, scale), rank
 
 
 def _lokr(module: Module) -> tuple[Update, None]:
@@ -112,7 +95,7 @@ def _lokr(module: Module) -> tuple[Update, None]:
     # LyCORIS sets alpha to the rank it was asked for where both factors are whole, so that the scale is 1.
     scale = _scale(module, module.agree(*ranks, what="the rank")) if ranks else 1.0
     shape = first[0] * second[0], first[1] * second[1]
-    return Update(module.name, module.parts, partial(_kronecker, scale=scale), shape, scale=scale), None
+    return Update(module.name, module.parts, partial(kronecker, scale=scale), shape, scale=scale), None
 
 
 def _factor(module: Module, i: int) -> tuple[tuple[int, int], int | None]:
@@ -128,19 +111,6 @@ def _factor(module: Module, i: int) -> tuple[tuple[int, int], int | None]:
         return (a[0], math.prod(b[1:])), module.agree(a[1], b[0], what="the rank")
     t = module.shape(middle, dimensions=range(3, 6))
     return (a[1], b[1] * math.prod(t[2:])), module.agree(a[0], b[0], t[0], t[1], what="the rank")
-
-
-def _kronecker(parts: Parts, _base: Tensor | None, *, scale: float) -> Operator:
-    # The places of a kernel follow the inputs of the second factor, so the flat product is a Kronecker product too.
-    wide = float64(parts)
-    return Kronecker(_kronecker_factor(wide, 1), _kronecker_factor(wide, 2), scale)
-
-
-def _kronecker_factor(parts: Parts, i: int) -> Operator:
-    if f"lokr_w{i}" in parts:
-        return Dense(parts[f"lokr_w{i}"].flatten(1))
-    a, b = parts[f"lokr_w{i}_a"], parts[f"lokr_w{i}_b"]
-    return LowRank(a.mT, core(parts[f"lokr_t{i}"], b)) if f"lokr_t{i}" in parts else LowRank(a, b.flatten(1))
 
 
 def _glora(module: Module) -> tuple[Update, int]:

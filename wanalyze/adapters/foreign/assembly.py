@@ -37,7 +37,7 @@ def assembled(
         replaced=changes.replaced,
         facts={
             "tool": tool,
-            "kind": ", ".join(dict.fromkeys(name for name, _ in changes.algorithms)) or "whole tensors",
+            "kind": ", ".join(dict.fromkeys(name for name, _ in changes.algorithms)) or _without_algorithm(changes),
             **({"ranks": dict(sorted(ranks.items()))} if ranks else {}),
             **({"scales": dict(sorted(scales.items()))} if scales else {}),
             "scale_rule": scale_rule,
@@ -58,4 +58,8 @@ def _method(changes: Changes, tool: str) -> str:
         ranks.setdefault(name, []).extend([] if rank is None else [rank])
     order = Counter(name for name, _ in changes.algorithms).most_common()
     said = [f"{name} r={spread(ranks[name])}" if ranks[name] else name for name, _ in order]
-    return f"{' + '.join(said) or 'whole tensors'} ({tool})"
+    return f"{' + '.join(said) or _without_algorithm(changes)} ({tool})"
+
+
+def _without_algorithm(changes: Changes) -> str:
+    return "whole tensors" if changes.replaced else "vectors"

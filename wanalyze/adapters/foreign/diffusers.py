@@ -10,6 +10,7 @@ from pydantic import Field
 
 from wanalyze.adapters.foreign.components import local
 from wanalyze.adapters.foreign.configs import Fields, Number, fields_of
+from wanalyze.adapters.lora.config import HARMLESS_STARTS
 from wanalyze.adapters.patterns import first_match
 from wanalyze.adapters.peft import Positive
 from wanalyze.checkpoints import AdapterFiles
@@ -17,7 +18,6 @@ from wanalyze.checkpoints.strict_json import parse_object
 from wanalyze.errors import AdapterError
 
 _KEY = "lora_adapter_metadata"
-_HARMLESS_STARTS = {"true", "false", "gaussian", "eva", "orthogonal", "mica"}
 
 
 class _Config(Fields):
@@ -73,7 +73,7 @@ def scales_in(files: AdapterFiles) -> Scales | None:
     configs = {name: fields_of(values, _Config, where=f"{where}: {name[:40]}") for name, values in grouped.items()}
     for config in configs.values():
         start = str(config.init_lora_weights).lower()
-        if start not in _HARMLESS_STARTS:
+        if start not in HARMLESS_STARTS:
             raise AdapterError(
                 f"{where}: init_lora_weights {start[:40]!r} changes the base, so its ΔW is not s·B·A alone; convert it "
                 "with peft's path_initial_model_for_weight_conversion"

@@ -6,15 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from wanalyze.adapters.adapter import Adapter, Parts, Shift, Update
+from wanalyze.adapters.dora import Side, directed
 from wanalyze.adapters.foreign.algorithms import ALGORITHMS, Algorithm
 from wanalyze.adapters.foreign.assembly import assembled
 from wanalyze.adapters.foreign.components import local, resolved
-from wanalyze.adapters.foreign.decomposed import LYCORIS_EPS, directed
 from wanalyze.adapters.foreign.diffusers import scales_in
 from wanalyze.adapters.foreign.grammar import Modules, sorted_modules
 from wanalyze.adapters.foreign.module import Changes, Module
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Parts that are added to a vector of the base, and which.
 _ADDED = {"w_norm": "weight", "b_norm": "bias", "diff_b": "bias"}
 _MAGNITUDES = ("dora_scale", "magnitude")
+# What LyCORIS adds to the norm, which it takes in float32; peft, MLX and torchtune add nothing.
+_LYCORIS_EPS = 2.0**-23
 # Names of models that are no diffusion models, whose adapters come from peft and have a scale in its config.
 _LANGUAGE_MODEL = re.compile(r"transformer\.(?:h|wte|wpe|word_embeddings|encoder\.layers)\b")
 _WEIGHTS_OF_DIFFUSERS = "pytorch_lora_weights.safetensors"
@@ -144,14 +146,14 @@ def _decomposed(module: Module, update: Update, part: str, entry: TensorEntry) -
         inner=update.build,
         magnitude=part,
         norm_of=norm_of,
-        eps=LYCORIS_EPS if part == "dora_scale" else 0.0,
+        eps=_LYCORIS_EPS if part == "dora_scale" else 0.0,
         module=module.name,
     )
     parts = {**update.parts, part: entry}
     return Update(module.name, parts, build, update.shape, None, update.scale, needs_base=True)
 
 
-def _axis(module: Module, update: Update, entry: TensorEntry) -> Literal["outputs", "inputs"]:
+def _axis(module: Module, update: Update, entry: TensorEntry) -> Side:
     if update.shape is None or update.needs_base:
         module.refuse(f"has {entry.name.rpartition('.')[2][:40]} beside an update that no tool decomposes")
     shape, (out, rest) = entry.shape, update.shape

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
 
-from wanalyze.adapters.adapter import Adapter, Update
+from wanalyze.adapters.adapter import Adapter, Parts, Update
 from wanalyze.adapters.foreign.assembly import assembled
 from wanalyze.adapters.foreign.configs import Fields, Number, fields_of
 from wanalyze.adapters.foreign.endings import by_endings, refuse_rest
@@ -17,6 +19,11 @@ from wanalyze.adapters.peft import Positive
 from wanalyze.checkpoints import AdapterFiles, Checkpoint, TensorEntry
 from wanalyze.checkpoints.content import rows
 from wanalyze.errors import AdapterError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wanalyze.operators import Operator
 
 _ENDINGS = {".lora_A": "down", ".lora_B": "up"}
 _LAYER = re.compile(r"transformer\.h\.(?P<layer>[0-9]{1,5})\.(?P<part>.+)")
@@ -71,7 +78,11 @@ def _updates(module: Module, settings: _Settings, base: Checkpoint | None) -> It
     if part != _QKV:
         name = prefix + _LLAMA[part] if is_split and part in _LLAMA else module.name
         yield product_of(Module(module.where, name, module.parts), scale)
-    elif is_split and base is not None:
+    elif base is None:
+        yield Update(
+            module.name, module.parts, partial(_unsettled, module=module.name), None, None, scale, needs_base=True
+        )
+    elif is_split:
         yield from _apart(module, [prefix + name for name in _SPLIT], settings, base)
     else:
         yield grouped(module, scale, _sizes(module, settings, base), settings.lora_r)
@@ -102,10 +113,8 @@ def _rows(entry: TensorEntry, start: int, stop: int) -> TensorEntry:
     return TensorEntry(entry.name, rows(entry.content, start, stop))
 
 
-def _sizes(module: Module, settings: _Settings, base: Checkpoint | None) -> list[int]:
+def _sizes(module: Module, settings: _Settings, base: Checkpoint) -> list[int]:
     """Rows of queries, keys and values, negative those that were not trained."""
-    if base is None:
-        return _alike(module, settings)
     heads = heads_of(base, where=module.where, why="how many rows queries and keys have follows from their heads")
     fields = fields_of_language(base.config)
     whole, width = base.entries[f"{module.name}.weight"].shape[0], fields.get("head_dim")
@@ -115,7 +124,8 @@ def _sizes(module: Module, settings: _Settings, base: Checkpoint | None) -> list
     return [size if is_on else -size for size, is_on in zip(sizes, settings.trained, strict=True)]
 
 
-def _alike(module: Module, settings: _Settings) -> list[int]:
-    """Without a base: parts alike, which is right of models whose queries and keys have as many heads."""
-    size = module.parts["up"].shape[0] // max(1, sum(settings.trained))
-    return [size if is_on else -size for is_on in settings.trained]
+def _unsettled(_parts: Parts, _base: Tensor | None, *, module: str) -> Operator:
+    raise AdapterError(
+        f"{module[:80]!r}: how many of its rows are queries, keys and values is not in the file; give the base with "
+        "its config.json"
+    )

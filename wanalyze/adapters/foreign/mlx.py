@@ -17,12 +17,12 @@ from wanalyze.adapters.foreign.products import is_embedding, kind_of, product_of
 from wanalyze.adapters.peft import Positive
 from wanalyze.checkpoints import AdapterFiles, Checkpoint, TensorEntry
 from wanalyze.checkpoints.content import item, rows
+from wanalyze.checkpoints.experts import MOST_EXPERTS
 from wanalyze.errors import AdapterError
 
 _ENDINGS = {".lora_a": "down", ".lora_b": "up", ".m": "magnitude"}
 _SWITCH = ".switch_mlp."
 _MIXTRAL = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
-_MOST_EXPERTS = 4096
 
 _Tune: TypeAlias = Literal["lora", "dora", "full"]
 
@@ -123,7 +123,7 @@ def _of_experts(module: Module, scale: float, base: Checkpoint | None) -> Iterat
     """One update for each expert: lora_b (experts, out, r), lora_a (experts, r, inp) or, once, (experts · r, inp)."""
     experts, _, rank = module.shape("up", dimensions=(3,))
     down = module.shape("down", dimensions=(2, 3))
-    if experts > _MOST_EXPERTS or _SWITCH not in module.name:
+    if experts > MOST_EXPERTS or _SWITCH not in module.name:
         module.refuse(f"has lora_b for {experts} matrices, and is no switch_mlp of experts that is known")
     if "magnitude" in module.parts:
         module.refuse("has magnitudes and experts, which MLX has not together")

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from wanalyze.adapters.adapter import Parts, Update
-from wanalyze.adapters.foreign.decomposed import directed
+from wanalyze.adapters.dora import directed
 from wanalyze.adapters.foreign.module import Module
 from wanalyze.checkpoints import TensorEntry
 from wanalyze.operators import LowRank
@@ -48,7 +48,7 @@ def with_magnitude(module: Module, update: Update) -> Update:
     assert update.shape is not None, "of a product"
     if entry.shape not in ((update.shape[0],), (update.shape[0], 1)):
         module.refuse(f"has {entry.shape} magnitudes for {update.shape[0]} rows; one must be mended")
-    build = partial(directed, inner=update.build, magnitude="magnitude", norm_of="outputs", eps=0.0, module=module.name)
+    build = partial(directed, inner=update.build, magnitude="magnitude", norm_of="outputs", module=module.name)
     return Update(
         update.module, update.parts, build, update.shape, None, update.scale, needs_base=True, index=update.index
     )

@@ -1,4 +1,4 @@
-"""ΔW from the factors of a module: s·B·A, freed of what the initialisation took, in DoRA's direction."""
+"""ΔW from the factors of a module: s·B·A, freed of what the initialisation took."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from wanalyze.adapters.adapter import Build, Parts
+from wanalyze.adapters.layout import sides
 from wanalyze.adapters.lora.layer import Factors
 from wanalyze.errors import AdapterError
 from wanalyze.operators import Dense, LowRank, Sum, column_blocks, widened
@@ -35,21 +36,6 @@ def started(parts: Parts, base: Tensor | None, *, factors: Factors, scale: float
     left, right = (widened(factor, torch.float64) for factor in factors(parts))
     start = taken(widened(base, torch.float64), rank, scale)
     return LowRank(torch.cat([scale * left, -start.scale * start.left], 1), torch.cat([right, start.right], 0))
-
-
-def directed(parts: Parts, base: Tensor | None, *, inner: Build, axis: int) -> Dense:
-    """DoRA: m · V / ‖V‖ − W with V = W + ΔV, a norm along `axis` for each magnitude. Liu et al., 2024.
-
-    ΔV is what `inner` makes. Of full rank: every row of W is scaled as well.
-    """
-    assert base is not None, "only for updates that need the base"
-    wide = widened(base, torch.float64)
-    update = inner(parts, base).map(lambda factor: widened(factor, torch.float64))
-    assert isinstance(update, LowRank)
-    direction = torch.addmm(wide, update.left, update.right, alpha=update.scale)
-    magnitude = widened(parts["lora_magnitude_vector"], torch.float64).flatten()
-    norm = torch.linalg.vector_norm(direction, dim=axis)
-    return Dense(direction.mul_((magnitude / norm).unsqueeze(axis)).sub_(wide))
 
 
 def beside(parts: Parts, base: Tensor | None, *, inner: Build, module: str) -> Operator:
@@ -88,8 +74,8 @@ def pooled(parts: Parts, base: Tensor | None, *, scale: float, group: int, modul
 
     On a base that is not quantised by GPTQ peft ignores the option, which shows in the width of A.
     """
-    assert base is not None, "only for updates that need the base"
-    left, right, inputs = parts["lora_B"], parts["lora_A"], base.shape[1]
+    left, right = parts["lora_B"], parts["lora_A"]
+    _, inputs = sides(base, module=module, out=len(left))
     if right.shape[1] == inputs:
         return LowRank(left, right, scale)
     if right.shape[1] * group != inputs:

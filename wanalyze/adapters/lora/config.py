@@ -26,6 +26,8 @@ _VARIANTS = {
     "monteclora_config": "MonteCLoRA",
     "arrow_config": "Arrow",
 }
+# Values of init_lora_weights that leave the base as it is.
+HARMLESS_STARTS = frozenset({"true", "false", "gaussian", "eva", "orthogonal", "mica"})
 # Those of peft 0.2 to 0.21 that change no update, or are read elsewhere. What is new may change the maths.
 _KNOWN_OPTIONS = {
     *("use_rslora", "use_dora", "use_qalora", "use_bdlora", "megatron_config", "loftq_config", "runtime_config"),

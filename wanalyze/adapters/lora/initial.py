@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from wanalyze.adapters.lora.build import Taken
-from wanalyze.adapters.lora.config import LoraConfig
+from wanalyze.adapters.lora.config import HARMLESS_STARTS, LoraConfig
 from wanalyze.checkpoints import AdapterFiles
 from wanalyze.errors import AdapterError
 from wanalyze.operators import Dense, LowRank
@@ -20,7 +20,6 @@ from wanalyze.spectra.values import spectra
 if TYPE_CHECKING:
     from torch import Tensor
 
-_HARMLESS = {"true", "false", "gaussian", "eva", "orthogonal", "mica"}
 # What the adapter does not keep of initialisations that change the base.
 _LOST = {
     "pissa_niter": "by singular vectors of a randomised SVD, which come out different every time",
@@ -71,7 +70,7 @@ def start_of(files: AdapterFiles, config: LoraConfig) -> str | None:
             "is not in the adapter; save it with peft's path_initial_model_for_weight_conversion, or set "
             "init_lora_weights to true and compare it with the changed base it was trained on"
         )
-    if name not in _HARMLESS:
+    if name not in HARMLESS_STARTS:
         raise AdapterError(
             f"{files.name}: init_lora_weights {name[:40]!r} is not known; it may change the base, so ΔW would be wrong"
         )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 import torch
 
 from wanalyze.adapters.adapter import Parts
+from wanalyze.adapters.dora import Side
+from wanalyze.adapters.layout import bounded
 from wanalyze.adapters.lora.config import LoraConfig
 from wanalyze.adapters.peft import need
 from wanalyze.checkpoints import TensorEntry
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Factors: TypeAlias = "Callable[[Parts], tuple[Tensor, Tensor]]"
-_MOST = 2**28  # numbers of a factor that is stored as blocks: far above any layer's, and few enough to be held
+_BLOCKS = "a block-diagonal factor"
 _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
 
@@ -29,15 +31,19 @@ _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 class Layer:
     """A layer with LoRA: `factors` makes (out, rank) and (rank, rest) of its tensors; `shape` is (out, rest).
 
-    `axis` is the one along which DoRA takes the norm, so that `shape[1 - axis]` are its magnitudes.
+    `norm_of` are those sides that DoRA has a magnitude for each of.
     """
 
     kind: Literal["linear", "embedding", "convolution", "merged"]
     factors: Factors
     shape: tuple[int, int]
     rank: int
-    axis: int = 1
+    norm_of: Side = "outputs"
     is_grouped: bool = False
+
+    @property
+    def magnitudes(self) -> int:
+        return self.shape[0 if self.norm_of == "outputs" else 1]
 
 
 def layer_of(where: str, module: str, parts: Mapping[str, TensorEntry], rank: int, config: LoraConfig) -> Layer:
@@ -77,7 +83,7 @@ Refuse: TypeAlias = "Callable[[], NoReturn]"
 def _embedding(a: Shape, b: Shape, rank: int, misfit: Refuse) -> Layer:
     if not (len(a) == len(b) == 2 and a[0] == b[1] == rank):
         misfit()
-    return Layer("embedding", _of_embedding, (a[1], b[0]), rank, axis=0)
+    return Layer("embedding", _of_embedding, (a[1], b[0]), rank, norm_of="inputs")
 
 
 def _of_embedding(parts: Parts) -> tuple[Tensor, Tensor]:
@@ -90,7 +96,7 @@ def _linear(module: str, a: Shape, b: Shape, rank: int, config: LoraConfig, misf
     in_a, in_b = blocks.get("lora_A", 1), blocks.get("lora_B", 1)
     if a[0] != rank or b[1] * in_b != rank or a[0] % in_a or b[0] % in_b:
         misfit()
-    _bounded(module, max(a[0] * a[1] * in_a if in_a > 1 else 0, b[0] * rank if in_b > 1 else 0))
+    bounded(max(a[0] * a[1] * in_a if in_a > 1 else 0, b[0] * rank if in_b > 1 else 0), _BLOCKS, module=module)
     if config.kasa_config is not None:
         return Layer("linear", _of_scaled, (b[0], a[1]), rank)
     return Layer("linear", partial(_of_blocks, in_a=in_a, in_b=in_b), (b[0], a[1] * in_a), rank)
@@ -99,7 +105,7 @@ def _linear(module: str, a: Shape, b: Shape, rank: int, config: LoraConfig, misf
 def _of_scaled(parts: Parts) -> tuple[Tensor, Tensor]:
     """Of KaSA, whose singular values lie between the factors."""
     left, values = (widened(parts[name], torch.float64) for name in ("lora_B", "lora_diag"))
-    return left * values, parts["lora_A"]
+    return left * values.flatten(), parts["lora_A"]
 
 
 def _of_blocks(parts: Parts, *, in_a: int, in_b: int) -> tuple[Tensor, Tensor]:
@@ -109,12 +115,6 @@ def _of_blocks(parts: Parts, *, in_a: int, in_b: int) -> tuple[Tensor, Tensor]:
 def _block_diagonal(rows: Tensor, count: int) -> Tensor:
     """The blocks that are stored one below the other, put on a diagonal."""
     return rows if count == 1 else torch.block_diag(*rows.chunk(count))  # type: ignore[no-untyped-call]
-
-
-def _bounded(module: str, count: int) -> None:
-    """A factor is larger than the file by the number of its blocks, which the file says."""
-    if count > _MOST:
-        raise AdapterError(f"{module[:80]!r}: a block-diagonal factor of {count} numbers, more than {_MOST}; refused")
 
 
 def _merged(a: Shape, b: Shape, rank: int, enabled: list[bool], misfit: Refuse) -> Layer:
@@ -139,7 +139,7 @@ def _convolution(module: str, a: Shape, b: Shape, rank: int, misfit: Refuse) -> 
     if not is_kernel or a[0] != rank or rank % b[1] or b[0] % (rank // b[1]):
         misfit()
     groups = rank // b[1]
-    _bounded(module, b[0] * rank if groups > 1 else 0)
+    bounded(b[0] * rank if groups > 1 else 0, _BLOCKS, module=module)
     return Layer(
         "convolution", partial(_of_convolution, groups=groups), (b[0], math.prod(a[1:])), rank, is_grouped=groups > 1
     )

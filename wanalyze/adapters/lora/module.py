@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from wanalyze.adapters.adapter import Shift, Update
+from wanalyze.adapters.dora import directed
 from wanalyze.adapters.lora import build
 from wanalyze.adapters.lora.config import LoraConfig
 from wanalyze.adapters.lora.initial import taken_by
@@ -71,7 +72,7 @@ def _check(
         BIAS: config.lora_bias and layer.kind != "embedding",
         DIAGONAL: config.kasa_config is not None,
     }
-    sizes = {MAGNITUDE: layer.shape[1 - layer.axis], BIAS: layer.shape[0], DIAGONAL: rank}
+    sizes = {MAGNITUDE: layer.magnitudes, BIAS: layer.shape[0], DIAGONAL: rank}
     for part, field in _ASKED.items():
         if (part in parts) != is_asked[part]:
             what = f"{part}, which needs {field}" if part in parts else f"no {part} in spite of {field}"
@@ -107,7 +108,7 @@ def _with_direction(update: Update, layer: Layer, where: str) -> Update:
         return update
     if layer.kind == "merged" or update.parameter != "weight":
         raise AdapterError(f"{where}: module {update.module[:80]!r} is of a kind for which peft has no DoRA")
-    built = partial(build.directed, inner=update.build, axis=layer.axis)
+    built = partial(directed, inner=update.build, magnitude=MAGNITUDE, norm_of=layer.norm_of, module=update.module)
     return replace(update, build=built, rank=None, needs_base=True)
 
 

@@ -14,13 +14,12 @@ from itertools import permutations
 
 from wanalyze.adapters.lora.names import stored_shape
 from wanalyze.checkpoints import Checkpoint
+from wanalyze.checkpoints.experts import IN_FIRST
 from wanalyze.errors import AdapterError
 
 _UP, _DOWN = "gate_up_proj", "down_proj"
 _ORDER = ("gate_up_proj", "gate_proj", "w1", "up_proj", "w3", "down_proj", "w2")  # in which modules define them
 _MOST_WRAPPED = 4
-# Whose modules store (experts, in, out); peft takes every other for (experts, out, in).
-_IN_FIRST = frozenset({"gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "openai_privacy_filter"})
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def _by_shape(stored: Mapping[str, tuple[int, ...]]) -> bool | None:
 
 def _by_type(base: Checkpoint | None) -> bool | None:
     kind = None if base is None else base.config.get("model_type")
-    return kind in _IN_FIRST if isinstance(kind, str) else None
+    return kind in IN_FIRST if isinstance(kind, str) else None  # peft takes every other for (experts, out, in)
 
 
 def settle(where: str, owners: Sequence[Owner], version: str | None) -> list[Settled]:

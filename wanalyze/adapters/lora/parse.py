@@ -53,7 +53,8 @@ def parse_lora(files: AdapterFiles, base: Checkpoint | None) -> Adapter:
     rows = token_updates(files.name, embeddings, config.trainable_token_indices, base)
     if not made and not stacks.updates and not rows:
         raise AdapterError(f"{files.name}: holds no lora_A and lora_B tensors, so it changes nothing")
-    updates, shifts, tensors = _at_source(files.name, config, made, [*stacks.updates, *rows], tensors)
+    layers = sources_of(config.layer_replication, where=files.name)
+    updates, shifts, tensors = _at_source(files.name, layers, made, [*stacks.updates, *rows], tensors)
     ranks = Counter([each.rank for each in made] + _ranks(stacks.updates))
     return adapter_of(
         files,
@@ -63,6 +64,7 @@ def parse_lora(files: AdapterFiles, base: Checkpoint | None) -> Adapter:
         kind="LORA",
         method=_method(ranks, config, variant or (name_of(start) if start else None)),
         shifts=shifts,
+        layers=layers,
         facts=_facts(files, config, ranks),
         notes=[
             *_notes(made, variant, is_tied=len(made) < len(modules)),
@@ -101,16 +103,15 @@ def _counted_once(made: Sequence[Made], context: Context) -> list[Made]:
 
 
 def _at_source(
-    where: str, config: LoraConfig, made: Sequence[Made], others: Sequence[Update], tensors: Tensors
+    where: str, layers: Sequence[int], made: Sequence[Made], others: Sequence[Update], tensors: Tensors
 ) -> tuple[list[Update], list[Shift], Tensors]:
     """All that the adapter changes, by the names of the base's layers."""
     updates, shifts = [*(each.update for each in made), *others], [shift for each in made for shift in each.shifts]
-    if not config.layer_replication:
+    if not layers:
         return updates, shifts, tensors
-    sources = sources_of(config.layer_replication, where=where)
-    named = partial(name_at_source, sources=sources, where=where)
+    named = partial(name_at_source, sources=layers, where=where)
     return (
-        at_source(updates, sources, where=where),
+        at_source(updates, layers, where=where),
         [replace(shift, target=named(shift.target)) for shift in shifts],
         replace(tensors, replaced={named(name): entry for name, entry in tensors.replaced.items()}),
     )

@@ -16,6 +16,7 @@ from wanalyze.adapters.lora.orientation import Settled, Wrapped, owner_of, settl
 from wanalyze.adapters.peft import need
 from wanalyze.checkpoints import Checkpoint, TensorEntry
 from wanalyze.checkpoints.content import picked, rows
+from wanalyze.checkpoints.experts import MOST_EXPERTS
 from wanalyze.errors import AdapterError
 from wanalyze.operators import LowRank
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 Modules = Mapping[str, Mapping[str, TensorEntry]]
 _WRAPPER = ".base_layer"
-_MOST_EXPERTS = 4096
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _wrapped(where: str, module: str, parts: Mapping[str, TensorEntry]) -> Wrapp
 def _updates(where: str, settled: Settled, parts: Mapping[str, TensorEntry], config: LoraConfig) -> Iterator[Update]:
     rank, rows_of_a = config.rank(settled.key), parts["lora_A"].shape[0]
     count = rows_of_a // rank if settled.stored is None else 1 if len(settled.stored) == 2 else settled.stored[0]
-    if not 0 < count <= _MOST_EXPERTS or rows_of_a != count * rank:
+    if not 0 < count <= MOST_EXPERTS or rows_of_a != count * rank:
         raise AdapterError(
             f"{where}: {settled.key[:80]!r} has lora_A {parts['lora_A'].shape}, which is not rank {rank} "
             f"(adapter_config.json) for each of {count} experts; one of the two must be mended"

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from wanalyze.checkpoints.checkpoint import TensorEntry
 from wanalyze.checkpoints.content import Content, item
+from wanalyze.checkpoints.experts import MOST_EXPERTS
 from wanalyze.checkpoints.gguf.header import Value
 from wanalyze.checkpoints.gguf.names import DIALECTS, Dialect, Meaning, meaning_of
 from wanalyze.checkpoints.gguf.rope import Unpermuted
 from wanalyze.errors import CheckpointError
 
-_MOST_EXPERTS = 4096
 # What a config of Hugging Face calls what GGUF has under `<architecture>.`.
 _FIELDS = {
     "block_count": "num_hidden_layers",
@@ -41,7 +41,7 @@ class Translator:
             yield entry
         elif not meaning.is_stack:
             yield TensorEntry(meaning.name, self._ordered(entry, meaning))
-        elif len(entry.shape) == 3 and entry.shape[0] <= _MOST_EXPERTS:
+        elif len(entry.shape) == 3 and entry.shape[0] <= MOST_EXPERTS:
             for expert in range(entry.shape[0]):
                 yield TensorEntry(meaning.name.format(expert), item(entry.content, expert))
         else:

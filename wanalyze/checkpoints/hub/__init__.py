@@ -13,7 +13,7 @@ from wanalyze.checkpoints.formats import names_file
 from wanalyze.checkpoints.hub.commit import resolve
 from wanalyze.checkpoints.hub.folder import HubFolder
 from wanalyze.checkpoints.hub.listing import files_of
-from wanalyze.checkpoints.reference import HubLocation
+from wanalyze.checkpoints.location import HubLocation
 from wanalyze.errors import UsageError
 
 _ENDPOINT = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]*)?")

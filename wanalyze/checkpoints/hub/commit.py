@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from wanalyze.checkpoints.hub import cache
 from wanalyze.checkpoints.hub.transport import get
-from wanalyze.checkpoints.reference import HubLocation
+from wanalyze.checkpoints.location import HubLocation
 from wanalyze.errors import CheckpointError
 
 _SHA = re.compile(r"[0-9a-f]{40}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from wanalyze.checkpoints.reference import HubLocation
+from wanalyze.checkpoints.location import HubLocation
 from wanalyze.errors import CheckpointError
 
 _LOGIN = "log in: hf auth login, or set HF_TOKEN"

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 from threading import Lock
 
-from wanalyze.checkpoints.files import Range
-from wanalyze.checkpoints.hub.spans import Span, spans
+from wanalyze.checkpoints.files import Range, check_memory
+from wanalyze.checkpoints.hub.spans import MOST, Span, spans
 from wanalyze.checkpoints.hub.transport import Answer, get
-from wanalyze.checkpoints.reference import HubLocation
+from wanalyze.checkpoints.location import HubLocation
 from wanalyze.errors import CheckpointError
 
 _AHEAD = 100_000  # bytes that a small read fetches: nearly every header of safetensors fits
@@ -79,6 +79,16 @@ class RemoteFile:
             self._held = bytearray()
 
     def _fetch(self, start: int, size: int) -> bytearray:
+        if size <= MOST:
+            return self._fetch_part(start, size)
+        check_memory(size, self.where)
+        found = bytearray(size)
+        for done in range(0, size, MOST):  # what breaks off is not begun anew from the start
+            part = self._fetch_part(start + done, min(MOST, size - done))
+            found[done : done + len(part)] = part
+        return found
+
+    def _fetch_part(self, start: int, size: int) -> bytearray:
         answer = get(self._url, self._location, where=self.where, span=(start, size))
         self._check_range(answer, start, size)
         self._check_etag(answer)

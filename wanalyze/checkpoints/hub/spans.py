@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from wanalyze.checkpoints.files import Range
 
 _GAP = 2**20  # bytes; to leave out less than this costs more time, in another request, than it saves
-_MOST = 64 * 2**20  # bytes held
+MOST = 64 * 2**20  # bytes held, and bytes of one request
 
 
 @dataclass(eq=False)
@@ -39,7 +39,7 @@ def spans(ranges: Iterable[Range]) -> list[Span]:
             continue
         stop = start + size
         near = start - end < _GAP and begin - stop < _GAP
-        if not near or max(stop, end) - min(start, begin) > _MOST:
+        if not near or max(stop, end) - min(start, begin) > MOST:
             found.append(Span())
             begin, end = start, stop
         begin, end = min(begin, start), max(end, stop)

@@ -14,7 +14,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from wanalyze.checkpoints.files import Range
 from wanalyze.checkpoints.hub import refusals
-from wanalyze.checkpoints.reference import HubLocation
+from wanalyze.checkpoints.location import HubLocation
 from wanalyze.errors import CheckpointError
 from wanalyze.version import VERSION
 
@@ -22,7 +22,7 @@ Found = TypeVar("Found")
 Response: TypeAlias = Any  # of httpx or httpx2, whichever the client is built on
 
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between tries
-PATIENCE = 20.0  # seconds after which nothing is tried again; a longer Retry-After is not waited for
+PATIENCE = 20.0  # seconds after the first failure; a longer Retry-After is not waited for
 _SILENCE = 10.0  # seconds without a byte
 _GRACE, _SLOWEST = 30.0, 20_000  # a body may take so many seconds, and one more for every so many bytes
 _LIMIT = 16 * 2**20  # bytes of an answer in JSON
@@ -52,9 +52,9 @@ def get(url: str, location: HubLocation, *, where: str | None = None, span: Rang
 
 def patiently(once: Callable[[], Found | Trouble]) -> Found:
     """What `once` finds, tried again while it is in trouble and patience lasts."""
-    end = time.monotonic() + PATIENCE
-    pauses = iter(PAUSES)
+    pauses, end = iter(PAUSES), None
     while isinstance(found := once(), Trouble):
+        end = end or time.monotonic() + PATIENCE
         pause = next(pauses, None)
         wait = max(pause or 0.0, found.pause)
         if pause is None or time.monotonic() + wait > end:

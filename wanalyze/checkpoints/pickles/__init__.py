@@ -58,7 +58,7 @@ def _archive(file: WeightFile) -> Archive:
     start = bytes(file.read(0, min(_TAR_AT + len(_TAR), file.size)))
     if start.startswith(_ZIP):
         return open_archive(file)
-    if _OLD_PICKLE in start[:16]:
+    if _OLD_PICKLE in start[:32]:
         raise CheckpointError(
             f"{file.where}: written by torch before 1.6, or in its way; save it again with a newer one: "
             "`torch.save(torch.load(path, weights_only=True), path)`"

@@ -137,10 +137,10 @@ def open_archive(file: WeightFile) -> Archive:
             found, end = archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
         raise CheckpointError(f"{file.where}: not a whole zip archive ({error}); download it again") from None
+    top = _top(file, [info.orig_filename for info in found])
     for info in found:
         _check(file, info)
     entries = _placed(file, found, end)
-    top = _top(file, [entry.name for entry in entries])
     return _checked(Archive(file, {entry.name.removeprefix(top): entry for entry in entries}))
 
 
@@ -156,12 +156,12 @@ def _check(file: WeightFile, info: zipfile.ZipInfo) -> None:
 
 def _placed(file: WeightFile, found: list[zipfile.ZipInfo], end: int) -> list[Entry]:
     """The entries in the order of their places, of which none may reach into the next."""
-    if len({info.filename for info in found}) < len(found):
+    if len({info.orig_filename for info in found}) < len(found):
         raise CheckpointError(f"{file.where}: holds two entries of one name; the file is damaged or forged")
     found = sorted(found, key=lambda info: info.header_offset)
     limits = [*(info.header_offset for info in found[1:]), end]
     entries = [
-        Entry(info.filename, info.header_offset, info.file_size, limit)
+        Entry(info.orig_filename, info.header_offset, info.file_size, limit)
         for info, limit in zip(found, limits, strict=True)
     ]
     for entry in entries:
@@ -183,6 +183,9 @@ def _top(file: WeightFile, names: list[str]) -> str:
             f"{file.where}: a TorchScript archive, a program and not a state dict; where you trust it, "
             "`torch.save(torch.jit.load(path).state_dict(), new_path)`"
         )
+    outside = next((name for name in names if not name.startswith(top)), None)
+    if outside is not None:
+        _refuse(file, outside, f"lies outside {top[:80]!r}, where torch puts everything")
     return top
 
 

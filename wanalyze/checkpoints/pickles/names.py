@@ -6,20 +6,19 @@ from types import MappingProxyType
 
 from wanalyze.checkpoints.dtypes import DTYPES, DType, Holds
 from wanalyze.checkpoints.pickles.opcodes import FORGED, Refused
-from wanalyze.checkpoints.pickles.tensors import Storage, StorageType, Strided
+from wanalyze.checkpoints.pickles.tensors import MAX_DIMENSIONS, Storage, StorageType, Strided
 from wanalyze.checkpoints.pickles.unpickler import Arguments, Maker, Other
 
-
-def _torch_dtypes() -> dict[str, DType]:
-    """Every dtype that torch 2.13 saves, by its name there."""
-    unlike = {"C64": "complex64", "F8_E8M0": "float8_e8m0fnu"}
-    found = {unlike.get(code, dtype.name.lower()): dtype for code, dtype in DTYPES.items()}
-    found |= {name: found.pop(name.replace("float8", "f8")) for name in ("float8_e4m3fnuz", "float8_e5m2fnuz")}
-    others = {"complex32": 32, "complex128": 128, "float4_e2m1fn_x2": 8, "bits8": 8, "bits16": 16}
-    return found | {name: DType(name, bits, Holds.unsupported) for name, bits in others.items()}
-
-
-TORCH_DTYPES = MappingProxyType(_torch_dtypes())
+_UNSUPPORTED = {"complex32": 32, "complex128": 128, "float4_e2m1fn_x2": 8, "bits8": 8, "bits16": 16}
+# Every dtype that torch 2.13 saves, by its name there; of none has an element less than a byte.
+_TORCH_DTYPES = {
+    **{dtype.name: dtype for dtype in DTYPES.values() if dtype.holds is not Holds.unsupported},
+    "complex64": DTYPES["C64"],
+    "float8_e8m0fnu": DTYPES["F8_E8M0"],
+    "float8_e4m3fnuz": DTYPES["F8_E4M3FNUZ"],
+    "float8_e5m2fnuz": DTYPES["F8_E5M2FNUZ"],
+    **{name: DType(name, bits, Holds.unsupported) for name, bits in _UNSUPPORTED.items()},
+}
 _STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -34,12 +33,13 @@ _STORAGES = {
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
 }
+_LONGEST_KEY = 80  # characters of what a storage is called; torch counts them
 
 
 def storage(reference: object) -> Storage:
     """The storage that a pickle's ("storage", type, key, device, number of elements) refers to."""
     match reference:
-        case ("storage", StorageType() as kind, str(key), _, int(count)) if count >= 0:
+        case ("storage", StorageType() as kind, str(key), _, int(count)) if count >= 0 and len(key) <= _LONGEST_KEY:
             return Storage(kind, key, count)
     raise Refused(f"its pickle refers to a storage in a way that torch does not; {FORGED}")
 
@@ -64,13 +64,14 @@ def _strided(storage: Storage, dtype: DType, place: Arguments, extra: list[objec
     offset, shape, strides = place
     if extra not in ([], [None], [{}]):
         raise Refused("its pickle holds a tensor that is stored conjugated or negated; save `tensor.clone()` instead")
-    if type(offset) is not int or not _are_numbers(shape) or not _are_numbers(strides):
-        raise Refused(f"its pickle builds a tensor whose shape and strides are no whole numbers; {FORGED}")
+    if type(offset) is not int or not _are_sizes(shape) or not _are_sizes(strides):
+        raise Refused(f"its pickle builds a tensor whose shape is not at most {MAX_DIMENSIONS} whole numbers; {FORGED}")
     return Strided(storage, dtype, offset, shape, strides)  # type: ignore[arg-type]
 
 
-def _are_numbers(value: object) -> bool:
-    return type(value) is tuple and all(type(n) is int for n in value)
+def _are_sizes(value: object) -> bool:
+    # How many comes first: one long tuple can be the shape of every tensor.
+    return type(value) is tuple and len(value) <= MAX_DIMENSIONS and all(type(n) is int for n in value)
 
 
 def _parameter(arguments: Arguments) -> Strided:
@@ -98,7 +99,7 @@ def harmless(name: str) -> Maker:
     return Maker(name, lambda _: Other(name))
 
 
-DTYPE_NAMES = MappingProxyType({f"torch.{name}": dtype for name, dtype in TORCH_DTYPES.items()})
+DTYPE_NAMES = MappingProxyType({f"torch.{name}": dtype for name, dtype in _TORCH_DTYPES.items()})
 SIZE = MappingProxyType({"torch.Size": Maker("torch.Size", _size)})
 # torch.load(weights_only=True) accepts these as well; they occur in what trainers save beside the weights.
 _HARMLESS = (
@@ -107,7 +108,7 @@ _HARMLESS = (
 )
 STATE_DICT = MappingProxyType(
     {
-        **{f"torch.{name}": StorageType(TORCH_DTYPES[dtype]) for name, dtype in _STORAGES.items()},
+        **{f"torch.{name}": StorageType(_TORCH_DTYPES[dtype]) for name, dtype in _STORAGES.items()},
         "torch.storage.UntypedStorage": StorageType(None),
         **DTYPE_NAMES,
         **SIZE,

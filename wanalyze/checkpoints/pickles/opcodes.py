@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 MOST = 2_000_000  # instructions; a tensor takes about 30
 _LONGEST = 2**20  # bytes of a text; names are much shorter, and some trainers keep a config as text
 _LONGEST_NAME = 200  # of a module or what is in it
-_LONGEST_NUMBER = 8  # bytes
+_LONGEST_NUMBER = 32  # bytes; seeds are kept beside weights, and have up to 16
 
 FORGED = "the file is damaged or forged, and nothing in it was run"
 

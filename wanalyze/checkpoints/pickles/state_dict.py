@@ -51,11 +51,18 @@ class _Search:
     def __init__(self, kind: type[object]) -> None:
         self._kind = kind
         self._known: dict[int, bool] = {}
+        self._keys: dict[tuple[int, int], str | None] = {}
 
     def key(self, value: object, depth: int) -> str | None:
         """The key under which the weights lie; None if they are the value's own tensors, or there are none."""
         if not isinstance(value, dict) or depth == 0:
             return None
+        at = id(value), depth
+        if at not in self._keys:
+            self._keys[at] = self._key(value, depth)
+        return self._keys[at]
+
+    def _key(self, value: Mapping[object, object], depth: int) -> str | None:
         for key in _KEYS:
             inner = value.get(key)
             if self._has_tensors(inner) or self.key(inner, depth - 1) is not None:
@@ -87,7 +94,7 @@ def _taken(path: list[str], beside: list[object]) -> list[str]:
         return []
     was = "was" if len(beside) == 1 else "were"
     rest = f"; {_listed(beside)} beside it {was} not read" if beside else ""
-    return [f"weights taken from {'.'.join(path)!r}{rest}"]
+    return [f"weights taken from {'.'.join(path)[:80]!r}{rest}"]
 
 
 def _left_out(names: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from wanalyze.checkpoints.pickles.opcodes import FORGED, Refused
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MAX_DIMENSIONS = 8
+MAX_DIMENSIONS = 8
 _MAX_EXTENT = 2**48  # elements along one dimension, as of safetensors
 
 
@@ -58,7 +58,7 @@ class Strided:
     def check(self) -> None:
         """Refused where it reaches out of its storage or has more elements than it reads bytes for."""
         numbers = (self.offset, *self.shape, *self.strides)
-        if len(self.shape) > _MAX_DIMENSIONS or len(self.strides) != len(self.shape):
+        if len(self.strides) != len(self.shape):
             raise Refused(f"has {len(self.shape)} sizes and {len(self.strides)} strides; {FORGED}")
         if min(numbers) < 0 or max(numbers) > _MAX_EXTENT:
             raise Refused(f"has a negative or impossibly large size, stride or offset; {FORGED}")

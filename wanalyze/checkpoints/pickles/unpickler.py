@@ -32,12 +32,12 @@ class Maker:
     is_record: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Record:
     """An object of a class called `name`, as a heap of fields."""
 
     name: str
-    fields: dict[str, object] = field(default_factory=dict)
+    fields: Mapping[object, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +143,8 @@ class _Machine:
         """Set the attributes of an object: kept of records, dropped of a dict (an OrderedDict's `_metadata`)."""
         state, target = self.pop(), self.stack[-1]
         if type(target) is Record:
-            fields = state if type(state) is dict else {"state": state}
-            target.fields.update({name: value for name, value in fields.items() if type(name) is str})
+            # Not copied: one dict of many items can be the state of every object.
+            target.fields = state if type(state) is dict else {"state": state}
         elif type(target) not in (dict, Other):
             raise Refused(f"its pickle sets attributes of {_called(target)}, which no state dict does; {FORGED}")
 

@@ -19,6 +19,7 @@ STATE = {".quant_state.bitsandbytes__nf4": "nf4", ".quant_state.bitsandbytes__fp
 _ALPHABETS = {"nf4": NF4, "fp4": FP4}
 _DTYPES = {"nf4": integers("nf4", 4), "fp4": floats("fp4", 4, 1)}
 _INT8 = integers("int8 (bitsandbytes)", 8)
+_MOST_DIMENSIONS = 8
 _LARGEST = 2.0**127  # a mean of weights in float32
 _CODE_TOLERANCE = 1e-3  # tables have been stored in float16; the nearest two codes, of FP4, are 5e-3 apart
 _ROW_FORMAT = 0  # of bitsandbytes.utils.LINEAR_8BIT_WEIGHTS_FORMAT_MAPPING; the others are orders of one GPU each
@@ -83,6 +84,8 @@ def _state(group: Group) -> _State:
     shape = fields.get("shape")
     if not isinstance(shape, list) or not shape or not all(type(side) is int and side > 0 for side in shape):
         group.refuse(f"has the shape {str(shape)[:80]} in its quant_state, a list of sizes above 0 is needed")
+    if len(shape) > _MOST_DIMENSIONS:
+        group.refuse(f"has {len(shape)} dimensions in its quant_state, at most {_MOST_DIMENSIONS} are read")
     if fields.get("quant_type") != STATE[suffix]:
         group.refuse(f"is {STATE[suffix]} by name and {str(fields.get('quant_type'))[:80]!r} by its quant_state")
     return _State(STATE[suffix], tuple(shape), _size(group, fields, "blocksize"), *_nested(group, fields))

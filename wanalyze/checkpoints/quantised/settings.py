@@ -16,6 +16,7 @@ _FORMATS = {
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp6-pack-quantized", "mxfp8-quantized"),
 }
 _MOST_SCHEMES = 100  # recipes have one to five
+_LARGEST = 2**31  # of the integers: numbers of bits, and of weights along a side of a block
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,17 @@ class Settings:
         return Scheme(bits or 8, plain[strategy])
 
     def _integer(self, value: object, key: str) -> int | None:
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            self.refuse(f"{key} is {_cut(value)}, an integer is needed")
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _LARGEST:
+            self.refuse(f"{key} is {_cut(value)}, an integer of at most {_LARGEST} is needed")
         return value
 
     def _sizes(self, value: object, key: str) -> Block:
         if isinstance(value, str):  # 128x128, in old files
             value = [int(part) for part in value.split("x") if part.isdecimal() and len(part) < 9]
         if not isinstance(value, Sequence) or len(value) != 2 or not all(_is_size(size) for size in value):
-            self.refuse(f"{key} is {_cut(value)}, two positive sizes are needed")
+            self.refuse(f"{key} is {_cut(value)}, two positive sizes of at most {_LARGEST} are needed")
         return value[0], value[1]
 
 
@@ -124,7 +127,7 @@ def settings_of(config: Mapping[str, object], where: str) -> Settings:
 
 
 def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST
 
 
 def _cut(value: object) -> str:

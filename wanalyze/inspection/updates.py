@@ -1,0 +1,145 @@
+"""Each update of an adapter on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from wanalyze import measure
+from wanalyze.adapters import Adapter, Update
+from wanalyze.checkpoints import Checkpoint
+from wanalyze.checkpoints.content import expect
+from wanalyze.engine import Step
+from wanalyze.engine.bases import oriented
+from wanalyze.engine.plan import natural
+from wanalyze.engine.record import tidy
+from wanalyze.errors import NumericsError
+from wanalyze.measure import Alone
+from wanalyze.naming import Place, module_name, places
+from wanalyze.pairing import Pair, Selection, pair_adapter
+from wanalyze.result import Change, Status
+
+_ONLY_HEADERS = "only headers were read"
+_NEEDS_BASE = "depends on the base's weight: name the base to measure it"
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An update under the name of what it changes; `pair` where the base is at hand, `lost` where that lacks it."""
+
+    name: str
+    update: Update
+    pair: Pair | None = None
+    lost: str | None = None
+
+
+def changes(
+    adapter: Adapter, base: Checkpoint | None, progress: Callable[[Step], None], *, headers: bool
+) -> list[Change]:
+    """What each update does, in the order of their names; with `headers`, without reading any."""
+    items = _items(adapter, base)
+    found = places(item.name for item in items)
+    if not headers:
+        expect(item.pair.base.content for item in items if item.pair and item.update.needs_base)
+    with _one_thread():
+        return [_change(item, found[item.name], headers=headers) for item in _counted(items, progress)]
+
+
+def _counted(items: Sequence[_Item], progress: Callable[[Step], None]) -> Iterator[_Item]:
+    for done, item in enumerate(items):
+        progress(Step(item.name, done, len(items)))
+        yield item
+    progress(Step("", len(items), len(items)))
+
+
+def _items(adapter: Adapter, base: Checkpoint | None) -> list[_Item]:
+    if base is None:
+        items = [_Item(name_of(update), update) for update in adapter.updates]
+    else:
+        pairing = pair_adapter(base, adapter, Selection(), allow_unmatched=True)
+        items = [_Item(pair.name, pair.tuned, pair) for pair in pairing.matrices if isinstance(pair.tuned, Update)]
+        found = {_key(item.update) for item in items}
+        lost = {skipped.name: skipped.reason for skipped in pairing.skipped}
+        items += [
+            _Item(name_of(update), update, lost=lost.get(update.module, "missing in base"))
+            for update in adapter.updates
+            if _key(update) not in found
+        ]
+    return sorted(items, key=lambda item: natural(item.name))
+
+
+def _key(update: Update) -> tuple[str, int | None, int | None]:
+    """The same for an update and for its pieces, where the base has several matrices in the place of one."""
+    return update.target, update.index, update.replica
+
+
+def name_of(update: Update) -> str:
+    """What an update changes, by its own names: a module, the expert of a stack, the run of a layer."""
+    indices = [index for index in (update.index, update.replica) if index is not None]
+    return module_name(update.target) + "".join(f"[{index}]" for index in indices)
+
+
+def _change(item: _Item, place: Place, *, headers: bool) -> Change:
+    update = item.update
+    found = _outcome(item, headers=headers)
+    return Change(
+        name=item.name,
+        layer=place.layer,
+        kind=place.kind,
+        shape=None if found.shape is None else list(found.shape),
+        dtype=update.dtype,
+        bytes=update.size,
+        rank=update.rank,
+        scale=update.scale,
+        status=found.status,
+        reason=found.reason or update.note,
+        metrics=tidy(found.alone.metrics),
+        missing=dict(found.alone.missing),
+    )
+
+
+class _Outcome(NamedTuple):
+    status: Status
+    reason: str | None
+    shape: tuple[int, ...] | None
+    alone: Alone = Alone({})
+
+
+def _outcome(item: _Item, *, headers: bool) -> _Outcome:
+    update = item.update
+    if reason := _why_not(item, headers=headers):
+        return _Outcome(Status.skipped, reason, update.shape)
+    try:
+        operator = update.read(_weight(item))
+        alone = measure.measure_update(operator)
+    except NumericsError as error:
+        return _Outcome(Status.failed, str(error), update.shape)
+    return _Outcome(Status.unchanged if alone.is_zero else Status.measured, None, operator.shape, alone)
+
+
+def _why_not(item: _Item, *, headers: bool) -> str | None:
+    if item.lost is not None or headers:
+        return item.lost or _ONLY_HEADERS
+    return _NEEDS_BASE if item.update.needs_base and item.pair is None else None
+
+
+def _weight(item: _Item) -> torch.Tensor | None:
+    """W0 as the update takes it, where it depends on that."""
+    if item.pair is None or not item.update.needs_base:
+        return None
+    return oriented(item.pair.base.read(), item.pair)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One matrix at a time, of a few columns: a second thread gains nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,49 @@
+"""A result as Markdown: for a model card or a pull request."""
+
+from __future__ import annotations
+
+from wanalyze import markdown, wording
+from wanalyze.result import Model, Result
+
+_HEADER = ("model", "method", "changed", "effective rank", "relative norm", "intruders out / in")
+
+
+def report_markdown(result: Result) -> str:
+    """The verdict, a row for each model, what was compared, and where the bytes came from."""
+    limits = f"k = {result.settings.top_k}, ε = {result.settings.epsilon:g}"
+    parts = [
+        "## What the fine-tune did to the weights\n",
+        f"{_inert(wording.verdict(result))}\n",
+        markdown.table(_HEADER, [_row(model) for model in result.models], left=2),
+        f"Medians over changed matrices; intruders are matrices with at least one ({limits}).\n",
+        "".join(f"- {markdown.code(model.label)}: {wording.coverage(model)}\n" for model in result.models),
+        "### Files\n",
+        markdown.table(
+            ("file", "sha256", "bytes"),
+            [
+                (markdown.code(file.name), markdown.code(file.sha256 or file.instead), f"{file.size:,}")
+                for file in wording.files(result)
+            ],
+            left=2,
+        ),
+        f"Measured by wanalyze {result.tool.version}.\n",
+    ]
+    return "\n".join(parts)
+
+
+def _row(model: Model) -> tuple[str, ...]:
+    found = model.summary
+    hits = f"{found.matrices_with_intruders_left} / {found.matrices_with_intruders_right} of {found.measured}"
+    return (
+        markdown.code(model.label),
+        markdown.code(model.method),
+        wording.share(found.changed_share),
+        wording.number(found.median_effective_rank),
+        wording.number(found.median_relative_norm),
+        hits if found.measured else wording.NOT_MEASURED,
+    )
+
+
+def _inert(text: str) -> str:
+    """Prose that holds names; labels have no character that Markdown knows but _ and *."""
+    return "".join(f"\\{char}" if char in "\\`*_{}[]<>#|!~&" else char for char in text)

@@ -1,0 +1,54 @@
+"""Columns, and lines that fit a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from wanalyze.printable import printable
+
+WIDTH = 80
+
+
+def elided(text: str, width: int) -> str:
+    """`text` within `width` columns, cut in the middle: both ends of a module's name tell more.
+
+    >>> elided("model.layers.17.mlp.down_proj", 20)
+    'model.lay….down_proj'
+    """
+    text = printable(text)
+    if len(text) <= width:
+        return text
+    tail = width // 2
+    return f"{text[: width - tail - 1]}…{text[-tail:]}"
+
+
+def facts_table(facts: Iterable[tuple[str, object]]) -> str:
+    """Names and values, one a line."""
+    pairs = [(name, printable(str(value))) for name, value in facts]
+    width = max(len(name) for name, _ in pairs)
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in pairs)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 2) -> list[str]:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (header, *rows)
+    ]
+
+
+def wrapped(line: str) -> list[str]:
+    """Prose broken at spaces; a table row, which has runs of spaces, is left alone."""
+    if len(line) <= WIDTH or "  " in line:
+        return [line]
+    lines, current = [], ""
+    for word in line.split(" "):
+        if current and len(current) + 1 + len(word) > WIDTH:
+            lines.append(current)
+            current = f"  {word}"
+        else:
+            current = f"{current} {word}" if current else word
+    return [*lines, current]
