@@ -11,7 +11,7 @@ def code(text: str) -> str:
     r"""A name as inline code, which a renderer takes for nothing else.
 
     >>> print(code("a|`b`@org"), code(""))
-    `a\\|'b'@org` ` `
+    `a\|'b'@org` ` `
     """
     safe = printable(text).replace("`", "'").replace("\\", "/").replace("|", "\\|")
     return f"`{safe or ' '}`"
