@@ -31,14 +31,6 @@ TWO_PANELS_AND_MORE = ("map", "overlap", "pareto")
 
 
 @pytest.fixture(scope="session")
-def whole_run(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> Path:
-    """The run over the trained checkpoints, with similarity tables."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    write_run(folder, with_arrays(read_run(trained_run)), "")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What each trained model forgot: fixtures/README.md."""
     file = tmp_path_factory.mktemp("evaluation") / "losses.csv"
@@ -48,10 +40,10 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory, whole_run: Path, evaluation: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, trained_run: Path, evaluation: Path) -> Path:
     """Every figure of that run, for a page of two columns."""
     output = tmp_path_factory.mktemp("figures")
-    written = write_figures(whole_run, output=output, venue="icml", evaluation=evaluation)
+    written = write_figures(trained_run, output=output, venue="icml", evaluation=evaluation)
     assert written.left_out == []
     return output
 
@@ -118,8 +110,8 @@ def test_type_is_embedded_as_truetype(folder: Path, name: str) -> None:
         assert "STIX" in inner.get_object()["/BaseFont"]
 
 
-def test_pdf_is_the_same_in_another_process(tmp_path: Path, whole_run: Path, evaluation: Path, folder: Path) -> None:
-    command = ["figures", whole_run, "-o", tmp_path, "--venue", "icml", "--evaluation", evaluation]
+def test_pdf_is_the_same_in_another_process(tmp_path: Path, trained_run: Path, evaluation: Path, folder: Path) -> None:
+    command = ["figures", trained_run, "-o", tmp_path, "--venue", "icml", "--evaluation", evaluation]
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     subprocess.run([sys.executable, "-m", "wanalyze", *command], check=True, capture_output=True, env=environment)
     assert len([*tmp_path.iterdir()]) == 2 * len(FIGURES)
@@ -139,8 +131,8 @@ def test_bytes_depend_on_the_run_alone(tmp_path: Path, small_run: Path, file_for
         assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes(), path.name
 
 
-def test_depth_and_map_hold_the_numbers_of_the_run(folder: Path, whole_run: Path) -> None:
-    modules = json.loads((whole_run / "result.json").read_text())["modules"]
+def test_depth_and_map_hold_the_numbers_of_the_run(folder: Path, trained_run: Path) -> None:
+    modules = json.loads((trained_run / "result.json").read_text())["modules"]
     for row in rows_of(folder, "depth"):
         here = [m for m in modules if m["model"] == row["model"] and str(m["layer"]) == row["layer"]]
         changed = [m["metrics"]["relative_norm"] for m in here if m["status"] == "measured"]
@@ -156,7 +148,7 @@ def test_depth_and_map_hold_the_numbers_of_the_run(folder: Path, whole_run: Path
     assert {row["model"] for row in cells if row["status"] == "unchanged"} == {"half-frozen"}
 
 
-def test_points_hold_the_numbers_of_the_run(folder: Path, whole_run: Path) -> None:
+def test_points_hold_the_numbers_of_the_run(folder: Path, trained_run: Path) -> None:
     for name, keys in (
         ("dora", ("direction_change", "magnitude_change")),
         ("pareto", ("relative_norm", "effective_rank")),
@@ -165,11 +157,11 @@ def test_points_hold_the_numbers_of_the_run(folder: Path, whole_run: Path) -> No
         assert len({row["model"] for row in rows}) == len(COMPARED)
         for row in rows[::7]:
             for key in keys:
-                assert float(row[key]) == metric(whole_run, row["model"], row["module"], key)
+                assert float(row[key]) == metric(trained_run, row["model"], row["module"], key)
     for row in rows_of(folder, "effective_rank")[::5]:
         if row["kind"] == "q_proj":
             name = f"model.layers.{row['layer']}.self_attn.q_proj"
-            assert float(row["mean"]) == metric(whole_run, row["model"], name, "effective_rank")
+            assert float(row["mean"]) == metric(trained_run, row["model"], name, "effective_rank")
 
 
 def test_pearson_is_numpys(folder: Path) -> None:
@@ -178,20 +170,20 @@ def test_pearson_is_numpys(folder: Path) -> None:
     assert float(rows[0]["pearson"]) == pytest.approx(np.corrcoef(x, y)[0, 1])
 
 
-def test_spectrum_holds_the_arrays_of_the_run(folder: Path, whole_run: Path) -> None:
-    rows, result = rows_of(folder, "spectrum"), read_run(whole_run)
+def test_spectrum_holds_the_arrays_of_the_run(folder: Path, trained_run: Path) -> None:
+    rows, result = rows_of(folder, "spectrum"), read_run(trained_run)
     for label in COMPARED:
         own = [float(row["mean"]) for row in rows if row["model"] == label and row["what"] == "σ"]
         kept = result.arrays.get(f"{label}/{rows[0]['module']}/update_values")
         assert own == ([] if kept is None else kept.tolist())
     edges = {row["model"]: float(row["mean"]) for row in rows if row["what"] == "noise edge"}
     for label, edge in edges.items():
-        assert edge == metric(whole_run, label, rows[0]["module"], "noise_edge")
+        assert edge == metric(trained_run, label, rows[0]["module"], "noise_edge")
     assert "full" in edges
 
 
-def test_overlap_holds_the_arrays_of_the_run(folder: Path, whole_run: Path) -> None:
-    rows, result = rows_of(folder, "overlap"), read_run(whole_run)
+def test_overlap_holds_the_arrays_of_the_run(folder: Path, trained_run: Path) -> None:
+    rows, result = rows_of(folder, "overlap"), read_run(trained_run)
     for row in rows[::11]:
         table = result.arrays[f"{row['model']}/{row['module']}/similarity_{row['side']}"]
         assert float(row["cosine"]) == table[int(row["tuned"]) - 1, int(row["base"]) - 1]
@@ -204,8 +196,8 @@ def intruders(module: Module) -> float:
     return (module.metric("intruders_left") or 0) + (module.metric("intruders_right") or 0)
 
 
-def test_curves_pass_through_the_counts_of_the_run(folder: Path, whole_run: Path) -> None:
-    result = read_run(whole_run)
+def test_curves_pass_through_the_counts_of_the_run(folder: Path, trained_run: Path) -> None:
+    result = read_run(trained_run)
     for model in result.models:
         for side, count in (("left", model.summary.intruders_left), ("right", model.summary.intruders_right)):
             for name, at in (("epsilon", result.settings.epsilon), ("topk", result.settings.top_k)):
@@ -224,8 +216,8 @@ def test_an_undecided_cosine_is_possible_and_not_certain() -> None:
     assert (at[0.1], at[0.15], at[0.5], at[0.71]) == ((0, 0), (0, 1), (1, 2), (2, 2))
 
 
-def test_table_holds_quartiles_of_the_run(folder: Path, whole_run: Path) -> None:
-    result = read_run(whole_run)
+def test_table_holds_quartiles_of_the_run(folder: Path, trained_run: Path) -> None:
+    result = read_run(trained_run)
     for row in rows_of(folder, "table"):
         own = [
             m
@@ -252,8 +244,8 @@ def test_each_is_a_function_of_a_result(small: Result, name: str) -> None:
     assert figure.get_figwidth() in (VENUES["acl"].column, VENUES["acl"].text)
 
 
-def test_the_lines_drawn_are_the_numbers_beside_them(whole_run: Path, folder: Path) -> None:
-    (axes,) = figures.depth(read_run(whole_run)).axes
+def test_the_lines_drawn_are_the_numbers_beside_them(trained_run: Path, folder: Path) -> None:
+    (axes,) = figures.depth(read_run(trained_run)).axes
     rows = rows_of(folder, "depth")
     for line, label in zip(axes.lines, COMPARED, strict=True):
         own = [row for row in rows if row["model"] == label]
@@ -261,8 +253,8 @@ def test_the_lines_drawn_are_the_numbers_beside_them(whole_run: Path, folder: Pa
         assert list(line.get_ydata()) == [float(row["mean"]) for row in own]
 
 
-def test_colour_is_never_alone(whole_run: Path) -> None:
-    (axes,) = figures.depth(read_run(whole_run)).axes
+def test_colour_is_never_alone(trained_run: Path) -> None:
+    (axes,) = figures.depth(read_run(trained_run)).axes
     looks = [(line.get_color(), line.get_marker()) for line in axes.lines]
     assert len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == len(COMPARED)
     assert not axes.get_title()
