@@ -19,8 +19,8 @@ PACKAGE = Path(wanalyze.__file__).parent
 # Each room may import those before it; the facade, wanalyze itself, may be used by the command line only.
 ROOMS = (
     *("version", "errors", "printable", "markdown", "metrics", "operators", "spectra", "checkpoints", "adapters"),
-    *("naming", "pairing", "intruders", "measure", "result", "engine", "inspection", "wording", "report", "terminal"),
-    *("cli", "__main__"),
+    *("naming", "pairing", "intruders", "measure", "result", "engine", "inspection", "wording", "report", "figures"),
+    *("terminal", "cli", "__main__"),
 )
 
 
@@ -59,6 +59,7 @@ QUICK = (
     "import wanalyze; wanalyze.Result",
     "from wanalyze.cli import main; main(['--help'])",
     "from wanalyze.cli import main; main(['compare', '--help'])",
+    "from wanalyze.cli import main; main(['figures', '--help'])",
     "from wanalyze.cli import main; main(['explain', 'effective_rank'])",
     "from wanalyze.cli import main; main(['show', 'RUN'])",
     "from wanalyze.cli import main; main(['report', 'RUN'])",
@@ -72,6 +73,18 @@ def test_torch_is_not_loaded_for_what_needs_none(code: str, trained_run: Path) -
 import atexit, sys
 atexit.register(lambda: sys.stderr.write("LOADED " + " ".join({{"torch", "matplotlib"}} & set(sys.modules))))
 {code.replace("'RUN'", repr(str(trained_run)))}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("LOADED ")
+
+
+def test_figures_need_no_torch(trained_run: Path, tmp_path: Path) -> None:
+    program = f"""
+import atexit, sys
+atexit.register(lambda: sys.stderr.write("LOADED " + " ".join({{"torch", "matplotlib.pyplot"}} & set(sys.modules))))
+from wanalyze.cli import main
+main(["figures", {str(trained_run)!r}, "--only", "depth", "--only", "table", "-o", {str(tmp_path)!r}])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,8 @@ WanalyzeError          2   what the user can mend: shown as one line, without a 
 ├── AdapterError       2   what an adapter says of itself
 ├── PairingError       2   what belongs to what
 ├── NumericsError      3   one matrix cannot be measured; the others can
-└── ResultError        2   a finished run
+├── ResultError        2   a finished run
+└── FigureError        2   a figure for which a run has no numbers
 """
 
 from __future__ import annotations
@@ -53,4 +54,8 @@ class NumericsError(WanalyzeError):
 
 
 class ResultError(WanalyzeError):
+    pass
+
+
+class FigureError(WanalyzeError):
     pass

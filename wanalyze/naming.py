@@ -7,6 +7,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+_KINDS = (
+    *("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query", "key", "value", "o_proj"),
+    *("gate_proj", "up_proj", "gate_up_proj", "c_fc", "down_proj", "c_proj"),
+    *("embed_tokens", "wte", "lm_head"),
+)
 _EXPERT = re.compile(r"\[[0-9]+\]")  # which one of a stack
 _LONGEST_KIND = 16  # parts; names of strangers may have a hundred thousand
 
@@ -41,6 +46,16 @@ def places(modules: Iterable[str]) -> dict[str, Place]:
         module: Place(_layer(module), next((end for end in _ends(template) if ends[end] == 1), ".".join(template)))
         for module, template in templates.items()
     }
+
+
+def kind_order(kind: str) -> tuple[int, str]:
+    """A sort key: kinds in the order in which a layer uses them, unknown ones last.
+
+    >>> sorted(["down_proj", "mlp.router", "q_proj"], key=kind_order)
+    ['q_proj', 'down_proj', 'mlp.router']
+    """
+    last = kind.rpartition(".")[2]
+    return (_KINDS.index(last) if last in _KINDS else len(_KINDS), kind)
 
 
 def _template(module: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import click
 from wanalyze.cli.compare import compare
 from wanalyze.cli.completion import completion
 from wanalyze.cli.explain import explain
+from wanalyze.cli.figures import figures
 from wanalyze.cli.inspect import inspect
 from wanalyze.cli.report import report
 from wanalyze.cli.show import show
@@ -35,7 +36,7 @@ def wanalyze() -> None:
     """
 
 
-for command in (compare, inspect, show, report, explain, completion):
+for command in (compare, inspect, show, report, figures, explain, completion):
     wanalyze.add_command(command)
 
 

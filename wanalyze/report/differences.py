@@ -11,8 +11,9 @@ from statistics import median
 import numpy as np
 
 from wanalyze.intruders import Enclosure, count_intruders
+from wanalyze.naming import kind_order
 from wanalyze.report.chart import Axis, Line, Panel, spanning
-from wanalyze.report.sheet import Row, Sheet, kind_order, shortened
+from wanalyze.report.sheet import Row, Sheet, shortened
 from wanalyze.result import Result
 
 MOST_MODELS = 12  # whose lines are drawn

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import median, quantiles
 
+from wanalyze.naming import kind_order
 from wanalyze.report.chart import Axis, Line, Panel, spanning
 from wanalyze.report.scale import Scale, cosines, counts, logarithmic
-from wanalyze.report.sheet import COLUMNS, Column, Row, Sheet, kind_order
+from wanalyze.report.sheet import COLUMNS, Column, Row, Sheet
 from wanalyze.wording import number
 
 MAPPED = (

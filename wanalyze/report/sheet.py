@@ -18,10 +18,6 @@ from wanalyze.result import Finding, Module, Result, Status
 
 _LONGEST = 96  # characters of a name that are shown; the middle of a longer one is left out
 _EXPERT = re.compile(r"\[[0-9]+\]")
-_KINDS = (
-    *("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query", "key", "value", "o_proj"),
-    *("gate_proj", "up_proj", "gate_up_proj", "c_fc", "down_proj", "c_proj", "embed_tokens", "wte", "lm_head"),
-)
 
 
 @dataclass(frozen=True)
@@ -199,9 +195,3 @@ def shortened(text: str, longest: int = _LONGEST) -> str:
     half = longest // 2
     safe = printable(text if len(text) <= 4 * half else text[: 2 * half] + text[-2 * half :])
     return safe if len(safe) <= longest else f"{safe[: half - 1]}…{safe[-half:]}"
-
-
-def kind_order(kind: str) -> tuple[int, str]:
-    """Sorts kinds as they are met in a block: attention, then the feed-forward part."""
-    last = kind.rpartition(".")[2]
-    return (_KINDS.index(last) if last in _KINDS else len(_KINDS), kind)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from wanalyze.errors import ResultError
 from wanalyze.result.notebook import models_html, modules_frame
 
 if TYPE_CHECKING:
@@ -239,10 +240,19 @@ class Result(Document):
     def arrays(self) -> Mapping[str, np.ndarray]:
         """Spectra and cosines by `<label>/<module>/<array>`; those of the base under `base`."""
         if self._arrays is None:
-            from safetensors.numpy import load_file
-
-            self._arrays = load_file(self._arrays_path) if self._arrays_path else {}
+            self._arrays = _load(self._arrays_path) if self._arrays_path else {}
         return self._arrays
+
+
+def _load(path: str) -> Mapping[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays: Mapping[str, np.ndarray] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ResultError(f"{path}: cannot be read ({error}); run `wanalyze compare` again") from error
+    return arrays
 
 
 def json_schema() -> dict[str, object]:
