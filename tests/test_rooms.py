@@ -26,6 +26,7 @@ ROOMS = (
         "result",
         "engine",
         "inspection",
+        "auditing",
         "wording",
         "report",
         "terminal",

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import click
 
+from wanalyze.cli.audit import audit
 from wanalyze.cli.compare import compare
 from wanalyze.cli.explain import explain
 from wanalyze.cli.inspect import inspect
@@ -29,12 +30,13 @@ def wanalyze() -> None:
 
     \b
     wanalyze compare BASE TUNED...   measure what was made from a base
+    wanalyze audit ADAPTER           may it be deployed
     wanalyze show reports/RUN        look at the numbers again
     wanalyze explain effective_rank  what a number means
     """
 
 
-for command in (compare, inspect, show, report, explain):
+for command in (compare, inspect, audit, show, report, explain):
     wanalyze.add_command(command)
 
 

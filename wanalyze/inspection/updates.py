@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
+from torch import Tensor
 
 from wanalyze import measure
 from wanalyze.adapters import Adapter, Update
@@ -20,8 +21,11 @@ from wanalyze.engine.record import tidy
 from wanalyze.errors import NumericsError
 from wanalyze.measure import Alone
 from wanalyze.naming import Place, module_name, places
+from wanalyze.operators import Operator
 from wanalyze.pairing import Pair, Selection, pair_adapter
 from wanalyze.result import Change, Status
+
+Extra: TypeAlias = Callable[[Operator, Tensor | None], Alone]
 
 _ONLY_HEADERS = "only headers were read"
 _NEEDS_BASE = "depends on the base's weight: name the base to measure it"
@@ -38,15 +42,23 @@ class _Item:
 
 
 def changes(
-    adapter: Adapter, base: Checkpoint | None, progress: Callable[[Step], None], *, headers: bool
+    adapter: Adapter,
+    base: Checkpoint | None,
+    progress: Callable[[Step], None],
+    *,
+    headers: bool,
+    extra: Extra | None = None,
 ) -> list[Change]:
-    """What each update does, in the order of their names; with `headers`, without reading any."""
+    """What each update does, in the order of their names; with `headers`, without reading any.
+
+    `extra` measures more of an update that is not zero, given ΔW and, where the base is at hand, W0.
+    """
     items = _items(adapter, base)
     found = places(item.name for item in items)
     if not headers:
-        expect(item.pair.base.content for item in items if item.pair and item.update.needs_base)
+        expect(item.pair.base.content for item in items if item.pair and (extra or item.update.needs_base))
     with _one_thread():
-        return [_change(item, found[item.name], headers=headers) for item in _counted(items, progress)]
+        return [_change(item, found[item.name], extra, headers=headers) for item in _counted(items, progress)]
 
 
 def _counted(items: Sequence[_Item], progress: Callable[[Step], None]) -> Iterator[_Item]:
@@ -79,9 +91,9 @@ def name_of(update: Update) -> str:
     return module_name(update.target) + "".join(f"[{index}]" for index in indices)
 
 
-def _change(item: _Item, place: Place, *, headers: bool) -> Change:
+def _change(item: _Item, place: Place, extra: Extra | None, *, headers: bool) -> Change:
     update = item.update
-    found = _outcome(item, headers=headers)
+    found = _outcome(item, extra, headers=headers)
     return Change(
         name=item.name,
         layer=place.layer,
@@ -105,13 +117,17 @@ class _Outcome(NamedTuple):
     alone: Alone = Alone({})
 
 
-def _outcome(item: _Item, *, headers: bool) -> _Outcome:
+def _outcome(item: _Item, extra: Extra | None, *, headers: bool) -> _Outcome:
     update = item.update
     if reason := _why_not(item, headers=headers):
         return _Outcome(Status.skipped, reason, update.shape)
     try:
-        operator = update.read(_weight(item))
+        weight = _weight(item) if extra or update.needs_base else None
+        operator = update.read(weight if update.needs_base else None)
         alone = measure.measure_update(operator)
+        if extra is not None and not alone.is_zero:
+            more = extra(operator, weight)
+            alone = Alone({**alone.metrics, **more.metrics}, {**alone.missing, **more.missing})
     except NumericsError as error:
         return _Outcome(Status.failed, str(error), update.shape)
     return _Outcome(Status.unchanged if alone.is_zero else Status.measured, None, operator.shape, alone)
@@ -123,11 +139,9 @@ def _why_not(item: _Item, *, headers: bool) -> str | None:
     return _NEEDS_BASE if item.update.needs_base and item.pair is None else None
 
 
-def _weight(item: _Item) -> torch.Tensor | None:
-    """W0 as the update takes it, where it depends on that."""
-    if item.pair is None or not item.update.needs_base:
-        return None
-    return oriented(item.pair.base.read(), item.pair)
+def _weight(item: _Item) -> Tensor | None:
+    """W0 as the update takes it, where it is at hand."""
+    return None if item.pair is None else oriented(item.pair.base.read(), item.pair)
 
 
 @contextmanager

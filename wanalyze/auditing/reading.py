@@ -1,0 +1,101 @@
+"""From a place to a subject: everything a rule may look at, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from wanalyze.auditing.base import Base
+from wanalyze.auditing.card import Card, read_card
+from wanalyze.auditing.records import Effective
+from wanalyze.auditing.subject import Subject
+from wanalyze.checkpoints import AdapterFiles, Checkpoint, Found, Location, find, open_found, public
+from wanalyze.checkpoints.dtypes import Holds
+from wanalyze.checkpoints.listing import listing
+from wanalyze.errors import AdapterError, CheckpointError, NumericsError, PairingError
+
+if TYPE_CHECKING:
+    from wanalyze.adapters import Adapter
+    from wanalyze.auditing.elements import Elements
+    from wanalyze.engine import Step
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all subjects of an audit share."""
+
+    policy: Effective
+    base: Base | None
+    offline: bool
+    progress: Callable[[Step], None]
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        return {ruling.code: ruling.limit for ruling in self.policy.rules if ruling.limit is not None}
+
+
+def read_subject(location: Location, setting: Setting) -> Subject:
+    """The adapter at a place; one that cannot be read has the reason in `unreadable`, and what could be seen of it."""
+    subject = Subject(
+        public(location),
+        listing=(),
+        card=Card(),
+        base=setting.base,
+        limits=setting.limits,
+        licenses=setting.policy.licenses,
+        base_sha256=setting.policy.base_sha256,
+    )
+    try:
+        found = find(location, offline=setting.offline)
+        subject = replace(subject, listing=listing(found.folder), card=read_card(found.folder))
+        files = _opened(found)
+        return _understood(replace(subject, files=files), files, setting)
+    except CheckpointError as error:
+        reason = str(error).replace(str(location), subject.ref)
+        return replace(subject, unreadable=reason)
+
+
+def _opened(found: Found) -> AdapterFiles:
+    source = open_found(found)
+    if isinstance(source, Checkpoint):
+        raise CheckpointError(f"{found.where}: is a checkpoint, not an adapter; compare it with its base")
+    return source
+
+
+def _understood(subject: Subject, files: AdapterFiles, setting: Setting) -> Subject:
+    from wanalyze.adapters import parse_adapter
+
+    subject = replace(subject, elements=_elements(files))
+    try:
+        adapter = parse_adapter(files, None if subject.base is None else subject.base.checkpoint)
+    except (AdapterError, PairingError, NumericsError) as error:
+        return replace(subject, refusal=str(error).removeprefix(f"{files.name}: "))
+    return _measured(replace(subject, adapter=adapter), adapter, setting)
+
+
+def _elements(files: AdapterFiles) -> dict[str, Elements]:
+    from wanalyze.auditing.elements import elements
+
+    real = {name: entry for name, entry in files.weights.entries.items() if entry.dtype.holds is Holds.real}
+    return {name: elements(entry.read()) for name, entry in real.items()}
+
+
+def _measured(subject: Subject, adapter: Adapter, setting: Setting) -> Subject:
+    """With the statistics of every update, against the base where there is one that fits."""
+    from wanalyze.inspection.updates import changes
+    from wanalyze.pairing import Selection, pair_adapter
+
+    base = None if subject.base is None else subject.base.checkpoint
+    if base is not None:
+        try:
+            pairing = pair_adapter(base, adapter, Selection(), allow_unmatched=True)
+        except PairingError as error:
+            subject, base = replace(subject, misfit=str(error).removeprefix(f"{adapter.name}: ")), None
+        else:
+            subject = replace(subject, lost={skipped.name: skipped.reason for skipped in pairing.skipped})
+    try:
+        found = changes(adapter, base, setting.progress, headers=False)
+    except (AdapterError, PairingError) as error:
+        return replace(subject, refusal=str(error).removeprefix(f"{adapter.name}: "))
+    return replace(subject, changes={change.name: change for change in found})
