@@ -13,13 +13,14 @@ from wanalyze.errors import NumericsError
 from wanalyze.measure.drift import check_range, finite
 from wanalyze.measure.measurement import Number
 from wanalyze.metrics import ALONE
-from wanalyze.operators import Kronecker, LowRank, Operator, column_blocks
+from wanalyze.operators import Dense, Kronecker, LowRank, Operator, column_blocks
 from wanalyze.spectra import ranks
+from wanalyze.spectra.decomposition import triangles
 from wanalyze.spectra.values import SMALL, spectra
 
 _ZERO: Mapping[str, Number | None] = MappingProxyType(dict(zip(ALONE, (0.0, 0.0, None, None), strict=True)))
-_IS_ZERO = "the update is zero"
-_IS_DENSE = "no product of small factors, so its spectrum costs as much as a comparison: compare it with its base"
+IS_ZERO = "the update is zero"
+IS_DENSE = "no product of small factors, so its spectrum costs as much as a comparison: compare it with its base"
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,28 @@ class Alone:
 def measure_update(update: Operator) -> Alone:
     """The `ALONE` metrics of ΔW (m, n): of a large dense one its norm only. NumericsError if it is not finite."""
     update = update.map(_finite)
-    if not isinstance(update, LowRank | Kronecker) and min(update.shape) > SMALL:
+    if not has_cheap_values(update):
         return _of_entries(update)
-    values = spectra([update])[0].values
+    values = values_of(update)
     largest = values[0].item() if len(values) else 0.0
     _check(largest)
     if largest == 0:
         return _nothing()
     found = (torch.linalg.vector_norm(values), values[0], ranks.effective_rank(values), ranks.stable_rank(values))
     return Alone(dict(zip(ALONE, (float(value) for value in found), strict=True)))
+
+
+def has_cheap_values(update: Operator) -> bool:
+    """Whether its singular values cost less than a comparison."""
+    return isinstance(update, LowRank | Kronecker) or min(update.shape) <= SMALL
+
+
+def values_of(update: Operator) -> Tensor:
+    """All singular values of ΔW that can differ from zero, descending."""
+    if isinstance(update, LowRank):
+        left, right = triangles(update)
+        update = Dense(update.scale * (left @ right.mT))
+    return spectra([update])[0].values
 
 
 def _of_entries(update: Operator) -> Alone:
@@ -55,11 +69,11 @@ def _of_entries(update: Operator) -> Alone:
     _check(norm)
     if norm == 0:
         return _nothing()
-    return Alone({**dict.fromkeys(ALONE), "delta_norm": norm}, dict.fromkeys(ALONE[1:], _IS_DENSE))
+    return Alone({**dict.fromkeys(ALONE), "delta_norm": norm}, dict.fromkeys(ALONE[1:], IS_DENSE))
 
 
 def _nothing() -> Alone:
-    return Alone(_ZERO, {key: _IS_ZERO for key in ALONE if _ZERO[key] is None})
+    return Alone(_ZERO, {key: IS_ZERO for key in ALONE if _ZERO[key] is None})
 
 
 def _check(largest: float) -> None:

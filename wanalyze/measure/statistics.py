@@ -1,0 +1,84 @@
+"""The statistics of an update that an audit asks for, without its base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from wanalyze.measure.alone import IS_DENSE, IS_ZERO, Alone, has_cheap_values, values_of
+from wanalyze.measure.measurement import Missing, Outcome, split
+from wanalyze.operators import LowRank, Operator
+from wanalyze.spectra import ranks
+from wanalyze.spectra.entries import Kurtosis, kurtosis, line_norms
+
+_FLAT = Missing("all entries of the update are equal")
+
+
+@dataclass(frozen=True, eq=False)
+class _Update:
+    """ΔW (m, n), not zero, and what its statistics share."""
+
+    operator: Operator
+    values: Tensor | None
+
+    @cached_property
+    def lines(self) -> tuple[Tensor, Tensor]:
+        return line_norms(self.operator)
+
+    @cached_property
+    def kurtosis(self) -> Kurtosis | None:
+        return kurtosis(self.operator)
+
+
+def measure_statistics(update: Operator) -> Alone:
+    """The `STATISTICS` of ΔW (m, n), finite: of a large dense one those of its entries only."""
+    values = values_of(update) if has_cheap_values(update) else None
+    if values is not None and (len(values) == 0 or values[0] == 0):
+        return Alone(*split(dict.fromkeys(COMPUTE, Missing(IS_ZERO))))
+    found = _Update(update, values)
+    return Alone(*split({key: compute(found) for key, compute in COMPUTE.items()}))
+
+
+def _of_values(number: Callable[[Tensor], Tensor]) -> Callable[[_Update], Outcome]:
+    return lambda x: Missing(IS_DENSE) if x.values is None else number(x.values).item()
+
+
+def _weakest_direction(x: _Update) -> Outcome:
+    if not isinstance(x.operator, LowRank) or x.values is None:
+        return Missing("not a product of two factors, so it promises no number of directions")
+    return (x.values[-1] / x.values[0]).item()
+
+
+def _kurtosis(x: _Update) -> Outcome:
+    return _FLAT if x.kurtosis is None else float(f"{x.kurtosis.value:.6g}")
+
+
+def _kurtosis_error(x: _Update) -> Outcome:
+    return _FLAT if x.kurtosis is None else float(f"{x.kurtosis.error or 0:.3g}")
+
+
+def _peak(x: _Update, line: int) -> Outcome:
+    norms = x.lines[line]
+    middle = norms.quantile(0.5)
+    return (norms.amax() / middle).item() if middle > 0 else Missing("half of them or more are zero")
+
+
+COMPUTE: Mapping[str, Callable[[_Update], Outcome]] = MappingProxyType(
+    {
+        "energy_rank_90": _of_values(partial(ranks.energy_rank, share=0.9)),
+        "energy_rank_99": _of_values(partial(ranks.energy_rank, share=0.99)),
+        "dominance": _of_values(lambda values: 1 / ranks.stable_rank(values)),
+        "concentration": _of_values(lambda values: values[0] / values.sum()),
+        "spectral_entropy": _of_values(lambda values: torch.log(ranks.effective_rank(values))),
+        "weakest_direction": _weakest_direction,
+        "kurtosis": _kurtosis,
+        "kurtosis_error": _kurtosis_error,
+        "row_peak": partial(_peak, line=0),
+        "column_peak": partial(_peak, line=1),
+    }
+)
