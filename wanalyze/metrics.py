@@ -332,7 +332,7 @@ _STATISTICS = (
         "ratio",
         "E(x − μ)⁴ / (E(x − μ)²)² over all entries x of ΔW: 3 for normal entries, 9 for the outer product of two "
         "normal vectors. Of factors, from the fourth moments of their rows where that is cheap, to five digits; of "
-        "larger ones an estimate from 256 rows or columns drawn with probability ∝ norm⁴, see kurtosis_error.",
+        "larger ones an estimate from 128 rows or columns drawn with probability ∝ norm⁴, see kurtosis_error.",
         _BACKDOORS,
         _NO_VERDICT,
     ),

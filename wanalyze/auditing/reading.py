@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from wanalyze.auditing.bank import Bank
 from wanalyze.auditing.base import Base
 from wanalyze.auditing.card import Card, read_card
 from wanalyze.auditing.records import Effective
@@ -27,6 +28,7 @@ class Setting:
 
     policy: Effective
     base: Base | None
+    bank: Bank | None
     offline: bool
     progress: Callable[[Step], None]
 
@@ -45,6 +47,7 @@ def read_subject(location: Location, setting: Setting) -> Subject:
         limits=setting.limits,
         licenses=setting.policy.licenses,
         base_sha256=setting.policy.base_sha256,
+        bank=setting.bank,
     )
     try:
         found = find(location, offline=setting.offline)
@@ -83,6 +86,7 @@ def _elements(files: AdapterFiles) -> dict[str, Elements]:
 
 def _measured(subject: Subject, adapter: Adapter, setting: Setting) -> Subject:
     """With the statistics of every update, against the base where there is one that fits."""
+    from wanalyze.auditing.numbers import numbers
     from wanalyze.inspection.updates import changes
     from wanalyze.pairing import Selection, pair_adapter
 
@@ -95,7 +99,7 @@ def _measured(subject: Subject, adapter: Adapter, setting: Setting) -> Subject:
         else:
             subject = replace(subject, lost={skipped.name: skipped.reason for skipped in pairing.skipped})
     try:
-        found = changes(adapter, base, setting.progress, headers=False)
+        found = changes(adapter, base, setting.progress, headers=False, more=numbers)
     except (AdapterError, PairingError) as error:
         return replace(subject, refusal=str(error).removeprefix(f"{adapter.name}: "))
     return replace(subject, changes={change.name: change for change in found})

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from wanalyze.auditing.standing import Standings
 from wanalyze.result import Change, File, Tool
 from wanalyze.result.records import Document, Number, Record
 
@@ -97,6 +98,7 @@ class Audited(Record):
     unchecked: list[Unchecked] = Field(default_factory=list)
     servers: list[Served] = Field(default_factory=list)
     modules: list[Change] = Field(default_factory=list)
+    bank: Standings | None = None
 
     def count(self, severity: Severity) -> int:
         return sum(finding.severity is severity for finding in self.findings)

@@ -8,7 +8,9 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from wanalyze.auditing.bank import Bank, recipe_of, statistics_of
 from wanalyze.auditing.rule import Need
+from wanalyze.auditing.standing import Standings, stand
 
 if TYPE_CHECKING:
     from wanalyze.adapters import Adapter
@@ -49,6 +51,7 @@ class Subject:
     limits: Mapping[str, float] = field(default_factory=dict)
     licenses: Sequence[str] = ()
     base_sha256: Sequence[str] = ()
+    bank: Bank | None = None
 
     @property
     def config(self) -> Mapping[str, object]:
@@ -71,6 +74,15 @@ class Subject:
         name = self.config.get("base_model_name_or_path")
         return name if isinstance(name, str) and name.strip() else None
 
+    @cached_property
+    def standings(self) -> Standings | None:
+        """Where its numbers stand in the bank; None where there is no bank, or nothing was measured."""
+        if self.bank is None or self.adapter is None or self.files is None or not self.changes:
+            return None
+        changes = [*self.changes.values()]
+        hashes = frozenset(found for file in self.files.weights.files if (found := file.sha256()) is not None)
+        return stand(statistics_of(changes), recipe_of(self.adapter, changes), hashes, self.bank)
+
     def lacks(self, need: Need) -> str | None:
         """Why a need is not met; None if it is."""
         reasons = {
@@ -78,6 +90,6 @@ class Subject:
             Need.adapter: None if self.adapter is not None else "what the adapter does could not be worked out",
             Need.numbers: None if self.elements is not None else "no tensor was read",
             Need.base: None if self.base is not None else "no base was given (--base)",
-            Need.bank: "no reference bank was given (--bank)",
+            Need.bank: None if self.bank is not None else "no reference bank was given (--bank)",
         }
         return reasons[need]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -25,9 +28,10 @@ from wanalyze.operators import Operator
 from wanalyze.pairing import Pair, Selection, pair_adapter
 from wanalyze.result import Change, Status
 
-Extra: TypeAlias = Callable[[Operator, Tensor | None], Alone]
+Measure: TypeAlias = Callable[[Operator, Tensor | None], Alone]
 
 _ONLY_HEADERS = "only headers were read"
+_READING = Lock()  # files are read by one thread at a time
 _NEEDS_BASE = "depends on the base's weight: name the base to measure it"
 
 
@@ -47,25 +51,26 @@ def changes(
     progress: Callable[[Step], None],
     *,
     headers: bool,
-    extra: Extra | None = None,
+    more: Measure | None = None,
 ) -> list[Change]:
     """What each update does, in the order of their names; with `headers`, without reading any.
 
-    `extra` measures more of an update that is not zero, given ΔW and, where the base is at hand, W0.
+    `more` takes the place of `measure_update`, given ΔW and, where the base is at hand, W0.
     """
     items = _items(adapter, base)
     found = places(item.name for item in items)
     if not headers:
-        expect(item.pair.base.content for item in items if item.pair and (extra or item.update.needs_base))
-    with _one_thread():
-        return [_change(item, found[item.name], extra, headers=headers) for item in _counted(items, progress)]
+        expect(item.pair.base.content for item in items if item.pair and (more or item.update.needs_base))
+    with _pool() as pool:
+        work = partial(_change, more=more, headers=headers)
+        results = pool.map(work, items, [found[item.name] for item in items])
+        return [change for change, _ in zip(results, _counted(items, progress), strict=True)]
 
 
-def _counted(items: Sequence[_Item], progress: Callable[[Step], None]) -> Iterator[_Item]:
-    for done, item in enumerate(items):
+def _counted(items: Sequence[_Item], progress: Callable[[Step], None]) -> Iterator[None]:
+    for done, item in enumerate(items, 1):
         progress(Step(item.name, done, len(items)))
-        yield item
-    progress(Step("", len(items), len(items)))
+        yield
 
 
 def _items(adapter: Adapter, base: Checkpoint | None) -> list[_Item]:
@@ -91,9 +96,9 @@ def name_of(update: Update) -> str:
     return module_name(update.target) + "".join(f"[{index}]" for index in indices)
 
 
-def _change(item: _Item, place: Place, extra: Extra | None, *, headers: bool) -> Change:
+def _change(item: _Item, place: Place, *, more: Measure | None, headers: bool) -> Change:
     update = item.update
-    found = _outcome(item, extra, headers=headers)
+    found = _outcome(item, more, headers=headers)
     return Change(
         name=item.name,
         layer=place.layer,
@@ -117,17 +122,15 @@ class _Outcome(NamedTuple):
     alone: Alone = Alone({})
 
 
-def _outcome(item: _Item, extra: Extra | None, *, headers: bool) -> _Outcome:
+def _outcome(item: _Item, more: Measure | None, *, headers: bool) -> _Outcome:
     update = item.update
     if reason := _why_not(item, headers=headers):
         return _Outcome(Status.skipped, reason, update.shape)
     try:
-        weight = _weight(item) if extra or update.needs_base else None
-        operator = update.read(weight if update.needs_base else None)
-        alone = measure.measure_update(operator)
-        if extra is not None and not alone.is_zero:
-            more = extra(operator, weight)
-            alone = Alone({**alone.metrics, **more.metrics}, {**alone.missing, **more.missing})
+        with _READING:
+            weight = _weight(item) if more or update.needs_base else None
+            operator = update.read(weight if update.needs_base else None)
+        alone = measure.measure_update(operator) if more is None else more(operator, weight)
     except NumericsError as error:
         return _Outcome(Status.failed, str(error), update.shape)
     return _Outcome(Status.unchanged if alone.is_zero else Status.measured, None, operator.shape, alone)
@@ -145,11 +148,13 @@ def _weight(item: _Item) -> Tensor | None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """One matrix at a time, of a few columns: a second thread gains nothing."""
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """A thread for each core, with one matrix each: of a few columns, two threads on one gain nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(before, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        yield
+        yield pool
     finally:
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)

@@ -37,10 +37,12 @@ class Alone:
 
 def measure_update(update: Operator) -> Alone:
     """The `ALONE` metrics of ΔW (m, n): of a large dense one its norm only. NumericsError if it is not finite."""
-    update = update.map(_finite)
-    if not has_cheap_values(update):
-        return _of_entries(update)
-    values = values_of(update)
+    update = update.map(finite_factor)
+    return of_values(values_of(update)) if has_cheap_values(update) else of_entries(update)
+
+
+def of_values(values: Tensor) -> Alone:
+    """The `ALONE` metrics, given all singular values."""
     largest = values[0].item() if len(values) else 0.0
     _check(largest)
     if largest == 0:
@@ -62,8 +64,8 @@ def values_of(update: Operator) -> Tensor:
     return spectra([update])[0].values
 
 
-def _of_entries(update: Operator) -> Alone:
-    """The norm, a block of columns at a time."""
+def of_entries(update: Operator) -> Alone:
+    """The `ALONE` metrics without singular values: the norm, a block of columns at a time."""
     norms = [torch.linalg.vector_norm(update.columns(block, torch.float64)) for block in column_blocks(update)]
     norm = torch.linalg.vector_norm(torch.stack(norms)).item()
     _check(norm)
@@ -82,5 +84,5 @@ def _check(largest: float) -> None:
     check_range(largest, "the update")
 
 
-def _finite(factor: Tensor) -> Tensor:
+def finite_factor(factor: Tensor) -> Tensor:
     return finite(factor, "a factor of the update")

@@ -10,7 +10,16 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from wanalyze.measure.alone import IS_DENSE, IS_ZERO, Alone, has_cheap_values, values_of
+from wanalyze.measure.alone import (
+    IS_DENSE,
+    IS_ZERO,
+    Alone,
+    finite_factor,
+    has_cheap_values,
+    of_entries,
+    of_values,
+    values_of,
+)
 from wanalyze.measure.measurement import Missing, Outcome, split
 from wanalyze.operators import LowRank, Operator
 from wanalyze.spectra import ranks
@@ -36,12 +45,17 @@ class _Update:
 
 
 def measure_statistics(update: Operator) -> Alone:
-    """The `STATISTICS` of ΔW (m, n), finite: of a large dense one those of its entries only."""
+    """The `ALONE` metrics and the `STATISTICS` of ΔW (m, n): of a large dense one those of its entries only.
+
+    NumericsError if it is not finite.
+    """
+    update = update.map(finite_factor)
     values = values_of(update) if has_cheap_values(update) else None
-    if values is not None and (len(values) == 0 or values[0] == 0):
-        return Alone(*split(dict.fromkeys(COMPUTE, Missing(IS_ZERO))))
+    alone = of_entries(update) if values is None else of_values(values)
     found = _Update(update, values)
-    return Alone(*split({key: compute(found) for key, compute in COMPUTE.items()}))
+    outcomes = {key: Missing(IS_ZERO) if alone.is_zero else compute(found) for key, compute in COMPUTE.items()}
+    metrics, missing = split(outcomes)
+    return Alone({**alone.metrics, **metrics}, {**alone.missing, **missing})
 
 
 def _of_values(number: Callable[[Tensor], Tensor]) -> Callable[[_Update], Outcome]:

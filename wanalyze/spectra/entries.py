@@ -16,7 +16,7 @@ _COLUMNS = 1024  # of a factor, whose products of pairs stay in the cache
 _PANELS = 4  # of the lower triangle of a Gram matrix: 5/8 of the work of the whole
 _PASS = 90  # what an entry costs beside its products, in multiplications: it is squared twice and summed twice
 _MOST = 15 * 10**7  # multiplications for exact moments of a `LowRank`: 5 ms
-_SAMPLE = 256  # rows drawn for an estimate
+_SAMPLE = 128  # rows drawn for an estimate
 # Sums over factors in a dtype are taken up to this cancellation: they keep five digits.
 _CONDITION = ((torch.float32, 1e2), (torch.float64, 1e9))
 
