@@ -1,19 +1,28 @@
 """May this adapter be deployed? Rules, a policy, and what each adapter breaks."""
 
+from wanalyze.auditing.bank import Bank, read_bank
+from wanalyze.auditing.building import build_bank
 from wanalyze.auditing.policy import effective_policy, policy_text
 from wanalyze.auditing.records import Audit, Audited, Finding, Severity, Verdict, json_schema
-from wanalyze.auditing.rules import RULES
+from wanalyze.auditing.rules import RULES, SERVERS
 from wanalyze.auditing.run import audit
+from wanalyze.auditing.writers import ENDINGS, WRITERS
 
 __all__ = [
+    "ENDINGS",
     "RULES",
+    "SERVERS",
+    "WRITERS",
     "Audit",
     "Audited",
+    "Bank",
     "Finding",
     "Severity",
     "Verdict",
     "audit",
+    "build_bank",
     "effective_policy",
     "json_schema",
     "policy_text",
+    "read_bank",
 ]

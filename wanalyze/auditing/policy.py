@@ -44,7 +44,7 @@ class Layer(BaseModel):
 
 
 _FILES = ("code-file", "pickle-file", "tokenizer-shipped", "chat-template-shipped")
-_DOUBTS = ("base-unnamed", "base-local", "license-missing", "unknown-field", "not-merged-alone")
+_DOUBTS = ("base-unnamed", "base-local", "license-missing", "unknown-field")
 
 PRESETS: MappingProxyType[str, Layer] = MappingProxyType(
     {

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wanalyze.auditing.bank import read_bank
 from wanalyze.auditing.base import open_base
+from wanalyze.auditing.baseline import read_baseline, without_known
 from wanalyze.auditing.places import expanded
 from wanalyze.auditing.reading import Setting, read_subject
 from wanalyze.auditing.records import (
@@ -39,20 +42,24 @@ def audit(
     policy: Effective,
     progress: Callable[[Step], None],
     *,
+    bank: Path | None = None,
+    baseline: Path | None = None,
     offline: bool = False,
 ) -> Audit:
     """Hold every adapter against the policy; a folder of adapters counts as all that it holds.
 
-    One that cannot be read is a record with the reason, and never stops the others.
+    One that cannot be read is a record with the reason, and never stops the others. Of what the `baseline`, an audit
+    kept as JSON, has as well, only the number is given.
     """
+    known = frozenset() if baseline is None else read_baseline(baseline)
     under = None if base is None else open_base(base, hashed=bool(policy.base_sha256), offline=offline)
-    setting = Setting(policy, under, offline, progress)
+    setting = Setting(policy, under, None if bank is None else read_bank(bank), offline, progress)
     places = [place for reference in references for place in expanded(reference.location)]
     return Audit(
         tool=Tool(version=VERSION),
         policy=policy,
         base=None if under is None else under.record(),
-        adapters=[judged(read_subject(place, setting), policy) for place in places],
+        adapters=[without_known(judged(read_subject(place, setting), policy), known, policy) for place in places],
     )
 
 
@@ -83,6 +90,7 @@ def judged(subject: Subject, policy: Effective) -> Audited:
         unchecked=_unchecked(lacking),
         servers=served(subject),
         modules=list(subject.changes.values()),
+        bank=subject.standings,
     )
 
 

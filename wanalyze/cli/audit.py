@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from wanalyze.cli import options
@@ -14,8 +16,20 @@ _CODES = {"passed": ExitCode.done, "failed": ExitCode.policy_failed, "unreadable
 @click.argument("adapters", metavar="ADAPTER...", nargs=-1)
 @click.option("--base", metavar="REF", help="The base of the adapters: checks that they fit it.")
 @click.option("--policy", metavar="FILE|PRESET", help="default, strict, serving-vllm, or a TOML file.")
+@click.option(
+    "--bank", type=click.Path(path_type=Path), metavar="FILE", help="Trusted adapters to compare with: `wanalyze bank`."
+)
 @click.option("--show-policy", is_flag=True, help="Print the effective policy, with the origin of each line, and stop.")
-@options.format_option("table", "json")
+@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="Report only what this JSON lacks.")
+@click.option(
+    "-o",
+    "--output",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write a file: .json, .sarif, .xml (JUnit) or .md; repeatable.",
+)
+@options.format_option("table", "json", "sarif", "junit", "github", "markdown")
 @options.offline
 @options.quiet
 @options.verbose
@@ -23,7 +37,10 @@ def audit(
     adapters: tuple[str, ...],
     base: str | None,
     policy: str | None,
+    bank: Path | None,
     show_policy: bool,
+    baseline: Path | None,
+    output: tuple[Path, ...],
     format_: str,
     offline: bool,
     quiet: bool,
@@ -35,7 +52,7 @@ def audit(
     """
     import wanalyze
     from wanalyze import terminal
-    from wanalyze.auditing import Audit, effective_policy, policy_text
+    from wanalyze.auditing import WRITERS, effective_policy, policy_text
     from wanalyze.cli.progress import shown
 
     if show_policy:
@@ -43,8 +60,32 @@ def audit(
         return ExitCode.done
     if not adapters:
         raise UsageError("name at least one adapter: wanalyze audit ADAPTER...")
+    formats = [(path, _format_of(path)) for path in output]
     with shown(quiet=quiet) as progress:
-        found = wanalyze.audit(*adapters, base=base, policy=policy, offline=offline, progress=progress)
-    write = {"table": terminal.audit, "json": Audit.to_json}[format_]
-    click.echo(write(found), nl=False)
+        found = wanalyze.audit(
+            *adapters, base=base, policy=policy, bank=bank, baseline=baseline, offline=offline, progress=progress
+        )
+    for path, name in formats:
+        _write(path, WRITERS[name](found))
+    if format_ != "table" or not quiet:
+        click.echo(terminal.audit(found) if format_ == "table" else WRITERS[format_](found), nl=False)
     return _CODES[found.verdict.value]
+
+
+def _format_of(path: Path) -> str:
+    """The format that a file's name asks for; said before the work begins."""
+    from wanalyze.auditing import ENDINGS
+
+    found = next((name for ending, name in ENDINGS.items() if path.name.endswith(ending)), None)
+    if found is None:
+        raise UsageError(f"{path}: its name must end in {', '.join(ENDINGS)}, which says what to write")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: no such folder; make it first")
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another file with -o") from error

@@ -2,24 +2,81 @@
 
 from __future__ import annotations
 
-from wanalyze.auditing import Audit, Audited, Finding
-from wanalyze.printable import printable
-from wanalyze.terminal.tables import wrapped
+from collections.abc import Sequence
 
-_FEW = 12  # findings shown of each adapter
+from wanalyze import wording
+from wanalyze.auditing import SERVERS, Audit, Audited, Finding, Severity, Verdict
+from wanalyze.printable import printable
+from wanalyze.terminal.tables import elided, table, wrapped
+
+_MOST = 20  # findings shown of each adapter
+_FEW = 3  # of one adapter among several
+_LISTED = 40  # adapters of the overview
 
 
 def audit(found: Audit) -> str:
-    """Each adapter with its findings; of several, a ranked overview first."""
-    lines = [line for adapter in found.adapters for line in _adapter(adapter)]
-    return "\n".join(part for line in lines for part in wrapped(line)) + "\n"
+    """The findings of one adapter; of several a table, the worst first, and the findings of those that do not pass."""
+    ranked = sorted(found.adapters, key=_rank)
+    lines = [_headline(found), ""]
+    if len(ranked) > 1:
+        lines += [*table(_HEADER, [_row(adapter) for adapter in ranked[:_LISTED]], left=2), ""]
+        if len(ranked) > _LISTED:
+            lines += [f"and {len(ranked) - _LISTED:,} more, in --format json", ""]
+        worst = [adapter for adapter in ranked[:_LISTED] if adapter.verdict is not Verdict.passed]
+        lines += [line for adapter in worst for line in _adapter(adapter, _FEW)]
+    else:
+        lines += [line for adapter in ranked for line in _adapter(adapter, _MOST)]
+    return "\n".join(part for line in lines for part in wrapped(line)).rstrip("\n") + "\n"
 
 
-def _adapter(adapter: Audited) -> list[str]:
-    lines = [f"{adapter.verdict.value.upper()}  {printable(adapter.ref)}"]
-    lines += [f"  {printable(adapter.reason)}"] if adapter.reason else []
-    return [*lines, *(_line(finding) for finding in adapter.findings[:_FEW])]
+def _headline(found: Audit) -> str:
+    counts = {verdict: sum(one.verdict is verdict for one in found.adapters) for verdict in Verdict}
+    told = wording.listed([f"{count:,} {verdict.value}" for verdict, count in counts.items() if count])
+    return f"{told} under the policy {printable(found.policy.name)}; rules on files and weights, not on behaviour"
+
+
+_HEADER = ("adapter", "verdict", "errors", "warnings", "method")
+
+
+def _row(adapter: Audited) -> tuple[str, ...]:
+    counts = (adapter.count(Severity.error), adapter.count(Severity.warning))
+    method = elided(adapter.method or wording.NOT_MEASURED, 20)
+    return elided(adapter.ref, 36), adapter.verdict.value, *map(str, counts), method
+
+
+def _rank(adapter: Audited) -> tuple[int, int, int, str]:
+    """The worst first: unreadable, failed, passed; then by the number of errors and warnings."""
+    order = (Verdict.unreadable, Verdict.failed, Verdict.passed)
+    return order.index(adapter.verdict), -adapter.count(Severity.error), -adapter.count(Severity.warning), adapter.ref
+
+
+def _adapter(adapter: Audited, most: int) -> list[str]:
+    facts = [adapter.method, f"{adapter.parameters:,} parameters" if adapter.parameters else None, adapter.base_named]
+    lines = [f"{adapter.verdict.value}: {printable(', '.join([adapter.ref, *filter(None, facts)]))}"]
+    lines += [printable(adapter.reason)] if adapter.reason else []
+    lines += [_line(finding) for finding in adapter.findings[:most]]
+    if (more := len(adapter.findings) - most) > 0:
+        lines.append(f"and {more} more findings, in --format json")
+    lines += [f"known from the baseline: {adapter.known}"] if adapter.known else []
+    lines += [f"not checked, {printable(each.reason)}: {_codes(each.rules)}" for each in adapter.unchecked]
+    return [*lines, *_servers(adapter), ""]
 
 
 def _line(finding: Finding) -> str:
-    return f"  {finding.severity.value:<7}  {finding.code:<20}  {printable(finding.message)}"
+    return f"{finding.severity.value} {finding.code}: {printable(finding.message)}"
+
+
+def _codes(codes: Sequence[str]) -> str:
+    return ", ".join(codes) if len(codes) <= 8 else f"{', '.join(codes[:8])} and {len(codes) - 8} more"
+
+
+def _servers(adapter: Audited) -> list[str]:
+    rows = [(SERVERS[row.server].title, row.version, row.outcome, _first(row.reasons)) for row in adapter.servers]
+    if not rows or adapter.verdict is Verdict.unreadable:
+        return []
+    return ["", *table(("server", "version", "outcome", "because"), rows, left=4)]
+
+
+def _first(reasons: Sequence[str]) -> str:
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return elided(reasons[0], 60) + more if reasons else ""
