@@ -54,8 +54,8 @@ def by_definition(update: Operator) -> dict[str, float]:
         "concentration": share[0],
         "spectral_entropy": -(alive * np.log(alive)).sum(),
         "kurtosis": fourth_moment(matrix),
-        "row_peak": rows.max() / np.median(rows),
-        "column_peak": columns.max() / np.median(columns),
+        "row_peak": rows.max() / np.sort(rows)[(len(rows) - 1) // 2],
+        "column_peak": columns.max() / np.sort(columns)[(len(columns) - 1) // 2],
     }
 
 

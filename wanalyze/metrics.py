@@ -350,7 +350,7 @@ _STATISTICS = (
             f"{line}_peak",
             f"strongest {line} against the median",
             "ratio",
-            f"The largest norm of a {line} of ΔW over the median of them; {line}s are {meaning}.",
+            f"The largest norm of a {line} of ΔW over the median of them, the lower of two; {line}s are {meaning}.",
             f"wanalyze; AdapterSentry 2.0.2 looks at {line}s as well",
             "High where an update was aimed at few neurons or tokens, and also where a trained model has outlier "
             "channels, which many have.",

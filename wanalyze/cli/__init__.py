@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from wanalyze.cli.audit import audit
+from wanalyze.cli.bank import bank
 from wanalyze.cli.compare import compare
 from wanalyze.cli.explain import explain
 from wanalyze.cli.inspect import inspect
@@ -36,7 +37,7 @@ def wanalyze() -> None:
     """
 
 
-for command in (compare, inspect, audit, show, report, explain):
+for command in (compare, inspect, audit, bank, show, report, explain):
     wanalyze.add_command(command)
 
 

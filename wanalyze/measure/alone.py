@@ -15,7 +15,7 @@ from wanalyze.measure.measurement import Number
 from wanalyze.metrics import ALONE
 from wanalyze.operators import Dense, Kronecker, LowRank, Operator, column_blocks
 from wanalyze.spectra import ranks
-from wanalyze.spectra.decomposition import triangles
+from wanalyze.spectra.decomposition import decompose, triangles
 from wanalyze.spectra.values import SMALL, spectra
 
 _ZERO: Mapping[str, Number | None] = MappingProxyType(dict(zip(ALONE, (0.0, 0.0, None, None), strict=True)))
@@ -59,9 +59,13 @@ def has_cheap_values(update: Operator) -> bool:
 def values_of(update: Operator) -> Tensor:
     """All singular values of ΔW that can differ from zero, descending."""
     if isinstance(update, LowRank):
-        left, right = triangles(update)
-        update = Dense(update.scale * (left @ right.mT))
+        return values_of_triangles(update, triangles(update))
     return spectra([update])[0].values
+
+
+def values_of_triangles(update: LowRank, known: tuple[Tensor, Tensor]) -> Tensor:
+    left, right = known
+    return decompose(Dense(update.scale * (left @ right.mT))).values
 
 
 def of_entries(update: Operator) -> Alone:

@@ -19,10 +19,12 @@ from wanalyze.measure.alone import (
     of_entries,
     of_values,
     values_of,
+    values_of_triangles,
 )
 from wanalyze.measure.measurement import Missing, Outcome, split
 from wanalyze.operators import LowRank, Operator
 from wanalyze.spectra import ranks
+from wanalyze.spectra.decomposition import triangles
 from wanalyze.spectra.entries import Kurtosis, kurtosis, line_norms
 
 _FLAT = Missing("all entries of the update are equal")
@@ -30,14 +32,23 @@ _FLAT = Missing("all entries of the update are equal")
 
 @dataclass(frozen=True, eq=False)
 class _Update:
-    """ΔW (m, n), not zero, and what its statistics share."""
+    """ΔW (m, n), and what its statistics share."""
 
     operator: Operator
-    values: Tensor | None
+
+    @cached_property
+    def triangles(self) -> tuple[Tensor, Tensor] | None:
+        return triangles(self.operator) if isinstance(self.operator, LowRank) else None
+
+    @cached_property
+    def values(self) -> Tensor | None:
+        if isinstance(self.operator, LowRank) and self.triangles is not None:
+            return values_of_triangles(self.operator, self.triangles)
+        return values_of(self.operator) if has_cheap_values(self.operator) else None
 
     @cached_property
     def lines(self) -> tuple[Tensor, Tensor]:
-        return line_norms(self.operator)
+        return line_norms(self.operator, self.triangles)
 
     @cached_property
     def kurtosis(self) -> Kurtosis | None:
@@ -49,10 +60,8 @@ def measure_statistics(update: Operator) -> Alone:
 
     NumericsError if it is not finite.
     """
-    update = update.map(finite_factor)
-    values = values_of(update) if has_cheap_values(update) else None
-    alone = of_entries(update) if values is None else of_values(values)
-    found = _Update(update, values)
+    found = _Update(update.map(finite_factor))
+    alone = of_entries(update) if found.values is None else of_values(found.values)
     outcomes = {key: Missing(IS_ZERO) if alone.is_zero else compute(found) for key, compute in COMPUTE.items()}
     metrics, missing = split(outcomes)
     return Alone({**alone.metrics, **metrics}, {**alone.missing, **missing})
@@ -78,7 +87,7 @@ def _kurtosis_error(x: _Update) -> Outcome:
 
 def _peak(x: _Update, line: int) -> Outcome:
     norms = x.lines[line]
-    middle = norms.quantile(0.5)
+    middle = norms.median()
     return (norms.amax() / middle).item() if middle > 0 else Missing("half of them or more are zero")
 
 

@@ -16,7 +16,7 @@ _COLUMNS = 1024  # of a factor, whose products of pairs stay in the cache
 _PANELS = 4  # of the lower triangle of a Gram matrix: 5/8 of the work of the whole
 _PASS = 90  # what an entry costs beside its products, in multiplications: it is squared twice and summed twice
 _MOST = 15 * 10**7  # multiplications for exact moments of a `LowRank`: 5 ms
-_SAMPLE = 128  # rows drawn for an estimate
+_SAMPLE, _ROWS = 128, 32  # rows drawn for an estimate, and looked at together
 # Sums over factors in a dtype are taken up to this cancellation: they keep five digits.
 _CONDITION = ((torch.float32, 1e2), (torch.float64, 1e9))
 
@@ -49,10 +49,13 @@ def kurtosis(matrix: Operator, *, seed: int = 0) -> Kurtosis | None:
     return Kurtosis(scale * fourth, None if error is None else scale * error)
 
 
-def line_norms(matrix: Operator) -> tuple[Tensor, Tensor]:
-    """Norms of the rows (m) and of the columns (n) of `matrix`, in float64; of `LowRank` without forming it."""
+def line_norms(matrix: Operator, known: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """Norms of the rows (m) and of the columns (n) of `matrix`, in float64.
+
+    Of `LowRank` without forming it, by its `triangles`, which may be `known`.
+    """
     if isinstance(matrix, LowRank):
-        left, right = triangles(matrix)
+        left, right = known or triangles(matrix)
         rows = widened(matrix.left, torch.float64) @ right.mT
         columns = left @ widened(matrix.right, torch.float64)
         norms = (torch.linalg.vector_norm(rows, dim=1), torch.linalg.vector_norm(columns, dim=0))
@@ -103,14 +106,14 @@ def _centred(matrix: LowRank, mean: float) -> LowRank:
 
 def _of_sample(matrix: LowRank, seed: int) -> tuple[float, float, float]:
     matrix = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T  # rows are many and short
-    rows, _ = line_norms(matrix)
-    powers = rows.pow(4)
+    left, right = matrix.left, matrix.right
+    squares = ((left @ (right @ right.mT)) * left).sum(1).clamp_(min=0)  # of the norms of rows
+    powers = squares.square()
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.multinomial(powers, _SAMPLE, replacement=True, generator=generator)
-    chosen = LowRank(matrix.left[drawn], matrix.right, matrix.scale)
-    fourths = torch.cat([block.square().square_().sum(0) for block in _blocks(chosen)])
-    found = fourths / powers[drawn] * powers.sum()
-    return float(rows.square().sum()), float(found.mean()), float(found.std()) / _SAMPLE**0.5
+    fourths = torch.cat([(left[some] @ right).square_().square_().sum(1) for some in torch.split(drawn, _ROWS)])
+    found = fourths / powers[drawn] * powers.sum() * matrix.scale**4
+    return matrix.scale**2 * float(squares.sum()), float(found.mean()), float(found.std()) / _SAMPLE**0.5
 
 
 # --- by factors: x_ij = b_i · a_j, so Σ x⁴ = ⟨Σ b⊗b⊗b⊗b, Σ a⊗a⊗a⊗a⟩ ---
