@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 _BLOCK = 2**22  # elements looked at together
-_SAMPLE = 2**16  # elements that the median is taken over
+_COMPARED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_SAMPLE = 2**14  # elements that the median is taken over
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,22 @@ class Elements:
 def elements(tensor: Tensor) -> Elements:
     """Look at every element of a tensor of real numbers, some million at a time."""
     flat = tensor.reshape(-1)
+    flat = flat if flat.dtype in _COMPARED else flat.to(torch.float32)  # float8 is not, and fits
     nan = infinite = 0
     first: int | None = None
     largest, peak = 0.0, 0
     for start in range(0, flat.numel(), _BLOCK):
-        block = flat[start : start + _BLOCK].to(torch.float64)
-        strange = ~block.isfinite()
-        if strange.any():
+        block = flat[start : start + _BLOCK]
+        if not torch.stack(block.aminmax()).isfinite().all():
+            strange = ~block.isfinite()
             first = start + int(strange.nonzero()[0]) if first is None else first
             nan += int(block.isnan().sum())
             infinite += int(block.isinf().sum())
-            block[strange] = 0
-        size = block.abs()
-        top = int(size.argmax())
-        if float(size[top]) > largest:
-            largest, peak = float(size[top]), start + top
+            block = block.masked_fill(strange, 0)
+        low, high = (float(end) for end in block.aminmax())
+        if max(-low, high) > largest:
+            largest = max(-low, high)
+            peak = start + int(block.argmin() if -low > high else block.argmax())
     return Elements(
         count=flat.numel(),
         nan=nan,

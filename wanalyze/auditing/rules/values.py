@@ -143,7 +143,7 @@ VALUES = (
         _spikes,
         needs=_NUMBERS,
         limit=1e6,
-        caveat="The median is over a sample of some 65,000 elements. Tensors whose median is zero are not judged.",
+        caveat="The median is over a sample of some 16,000 elements. Tensors whose median is zero are not judged.",
     ),
     Rule(
         "idle-module",
