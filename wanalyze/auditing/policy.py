@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wanalyze.auditing.records import Effective, Ruling, Severity
 from wanalyze.auditing.rule import Rule
@@ -23,6 +23,8 @@ else:
     import tomli as tomllib
 
 Value = TypeVar("Value")
+Hash = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 _NONE: list[str] = []
 
 _MOST = 2**20  # bytes of a policy
@@ -38,12 +40,12 @@ class Layer(BaseModel):
     fail_on: Severity | None = None
     servers: list[str] | None = None
     licenses: list[str] | None = None
-    base_sha256: list[str] | None = None
+    base_sha256: list[Hash] | None = None
     severity: dict[str, Severity | Literal["off"]] = {}
-    limits: dict[str, float] = {}
+    limits: dict[str, Finite] = {}
 
 
-_FILES = ("code-file", "pickle-file", "tokenizer-shipped", "chat-template-shipped")
+_FILES = ("pickle-file", "tokenizer-shipped", "chat-template-shipped")
 _DOUBTS = ("base-unnamed", "base-local", "license-missing", "unknown-field")
 
 PRESETS: MappingProxyType[str, Layer] = MappingProxyType(
