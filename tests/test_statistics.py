@@ -65,7 +65,7 @@ def test_statistics_are_those_of_the_matrix_written_out(name: str) -> None:
     assert [*found.metrics] == [*ALONE, *STATISTICS]
     assert [*COMPUTE] == [*STATISTICS]
     for key, expected in by_definition(UPDATES[name]).items():
-        assert found.metrics[key] == pytest.approx(expected, rel=1e-5), key
+        assert found.metrics[key] == pytest.approx(expected, rel=1e-7), key
     assert found.metrics["kurtosis_error"] == 0
 
 
@@ -81,7 +81,7 @@ def test_the_weakest_promised_direction() -> None:
 def test_a_large_dense_update_has_the_statistics_of_its_entries_only() -> None:
     matrix = normal(800, 790, seed=3)
     found = measure_statistics(Dense(matrix))
-    assert found.metrics["kurtosis"] == pytest.approx(fourth_moment(matrix.numpy()), rel=1e-5)
+    assert found.metrics["kurtosis"] == pytest.approx(fourth_moment(matrix.double().numpy()))
     assert found.metrics["dominance"] is None
     assert "compare it with its base" in found.missing["dominance"]
 
@@ -104,7 +104,7 @@ def test_peaks_without_a_median_say_why() -> None:
 # --- laws ---
 
 
-@pytest.mark.parametrize("factor", [1e-9, -3.0, 1e9])
+@pytest.mark.parametrize("factor", [1e-100, -3.0, 1e100])
 def test_statistics_do_not_depend_on_scale(factor: float) -> None:
     update = LowRank(normal(60, 4).double(), normal(4, 50, seed=1).double())
     found, scaled = (measure_statistics(LowRank(update.left, update.right, scale)).metrics for scale in (1.0, factor))
@@ -133,7 +133,7 @@ def test_the_same_product_by_other_factors_has_the_same_kurtosis() -> None:
     left, right, mix = normal(60, 4).double(), normal(4, 50, seed=1).double(), normal(4, 4, seed=2).double()
     found = kurtosis(LowRank(left @ mix, torch.linalg.inv(mix) @ right))
     assert found is not None
-    assert found.value == pytest.approx(kurtosis(LowRank(left, right)).value, rel=1e-5)  # type: ignore[union-attr]
+    assert found.value == pytest.approx(kurtosis(LowRank(left, right)).value, rel=1e-9)  # type: ignore[union-attr]
 
 
 # --- kurtosis: three ways, one number ---
@@ -141,16 +141,18 @@ def test_the_same_product_by_other_factors_has_the_same_kurtosis() -> None:
 
 @pytest.mark.parametrize(("rank", "way"), [(2, "pairs"), (30, "entries")])
 def test_the_cheaper_exact_way_is_taken(rank: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = {"pairs": "_of_entries", "entries": "_of_pairs"}[way]
+    other = {"pairs": "_of_entries", "entries": "_pair_gram"}[way]
     monkeypatch.setattr(entries, other, lambda *_: pytest.fail("the dearer way was taken"))
     update = LowRank(normal(70, rank), normal(rank, 60, seed=1))
     expected = fourth_moment(written_out(update))
-    assert kurtosis(update) == Kurtosis(pytest.approx(expected, rel=1e-5))
+    assert kurtosis(update) == Kurtosis(pytest.approx(expected))
 
 
-def test_an_estimate_lies_within_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("side", ["rows", "columns"])
+def test_an_estimate_lies_within_its_error(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
     heavy = torch.exp(normal(400, 1, seed=9))
-    update = LowRank(normal(400, 6) * heavy, normal(6, 300, seed=1))
+    by_rows = LowRank(normal(400, 6) * heavy, normal(6, 300, seed=1))
+    update = by_rows if side == "rows" else by_rows.T
     exact = fourth_moment(written_out(update))
     monkeypatch.setattr(entries, "_MOST", 0)
     found = [kurtosis(update, seed=seed) for seed in range(20)]

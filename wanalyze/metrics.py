@@ -331,8 +331,8 @@ _STATISTICS = (
         "kurtosis of the entries",
         "ratio",
         "E(x − μ)⁴ / (E(x − μ)²)² over all entries x of ΔW: 3 for normal entries, 9 for the outer product of two "
-        "normal vectors. Of factors, from the fourth moments of their rows where that is cheap, to five digits; of "
-        "larger ones an estimate from 128 rows or columns drawn with probability ∝ norm⁴, see kurtosis_error.",
+        "normal vectors. Of factors, from the fourth moments of their rows where that is cheap; of larger ones an "
+        "estimate from some 260,000 of them, in rows or columns drawn with probability ∝ norm⁴, see kurtosis_error.",
         _BACKDOORS,
         _NO_VERDICT,
     ),

@@ -11,7 +11,7 @@ from wanalyze.auditing.base import Base
 from wanalyze.auditing.card import Card, read_card
 from wanalyze.auditing.records import Effective
 from wanalyze.auditing.subject import Subject
-from wanalyze.checkpoints import AdapterFiles, Checkpoint, Found, Location, find, open_found, public
+from wanalyze.checkpoints import AdapterFiles, Checkpoint, Found, Location, TensorEntry, find, open_found, public
 from wanalyze.checkpoints.dtypes import Holds
 from wanalyze.checkpoints.listing import listing
 from wanalyze.errors import AdapterError, CheckpointError, NumericsError, PairingError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from wanalyze.adapters import Adapter
     from wanalyze.auditing.elements import Elements
     from wanalyze.engine import Step
+
+_MANY, _TINY = 4096, 2**11  # tensors, and bytes of each: a factor of rank 1 for 1024 inputs has as many
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def _opened(found: Found) -> AdapterFiles:
 def _understood(subject: Subject, files: AdapterFiles, setting: Setting) -> Subject:
     from wanalyze.adapters import parse_adapter
 
+    if reason := _implausible(files):
+        return replace(subject, refusal=reason)
     subject = replace(subject, elements=_elements(files))
     try:
         adapter = parse_adapter(files, None if subject.base is None else subject.base.checkpoint)
@@ -77,11 +81,27 @@ def _understood(subject: Subject, files: AdapterFiles, setting: Setting) -> Subj
     return _measured(replace(subject, adapter=adapter), adapter, setting)
 
 
+def _implausible(files: AdapterFiles) -> str | None:
+    """Why an adapter is not looked into: so many tensors of so few bytes cost hours and are nobody's training."""
+    entries = files.weights.entries
+    mean = sum(entry.size for entry in entries.values()) / max(len(entries), 1)
+    if len(entries) <= _MANY or mean >= _TINY:
+        return None
+    return f"holds {len(entries):,} tensors of {mean:,.0f} bytes on average, as no trained adapter does; none was read"
+
+
 def _elements(files: AdapterFiles) -> dict[str, Elements]:
     from wanalyze.auditing.elements import elements
+    from wanalyze.inspection.pool import READING, pool
+
+    def counted(entry: TensorEntry) -> Elements:
+        with READING:
+            tensor = entry.read()
+        return elements(tensor)
 
     real = {name: entry for name, entry in files.weights.entries.items() if entry.dtype.holds is Holds.real}
-    return {name: elements(entry.read()) for name, entry in real.items()}
+    with pool() as workers:
+        return dict(zip(real, workers.map(counted, real.values()), strict=True))
 
 
 def _measured(subject: Subject, adapter: Adapter, setting: Setting) -> Subject:

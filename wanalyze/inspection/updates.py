@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from threading import Lock
 from typing import NamedTuple, TypeAlias
 
-import torch
 from torch import Tensor
 
 from wanalyze import measure
@@ -22,6 +18,7 @@ from wanalyze.engine.bases import oriented
 from wanalyze.engine.plan import natural
 from wanalyze.engine.record import tidy
 from wanalyze.errors import NumericsError
+from wanalyze.inspection.pool import READING, pool
 from wanalyze.measure import Alone
 from wanalyze.naming import Place, module_name, places
 from wanalyze.operators import Operator
@@ -31,7 +28,6 @@ from wanalyze.result import Change, Status
 Measure: TypeAlias = Callable[[Operator, Tensor | None], Alone]
 
 _ONLY_HEADERS = "only headers were read"
-_READING = Lock()  # files are read by one thread at a time
 _NEEDS_BASE = "depends on the base's weight: name the base to measure it"
 
 
@@ -61,9 +57,9 @@ def changes(
     found = places(item.name for item in items)
     if not headers:
         expect(item.pair.base.content for item in items if item.pair and (more or item.update.needs_base))
-    with _pool() as pool:
+    with pool() as workers:
         work = partial(_change, more=more, headers=headers)
-        results = pool.map(work, items, [found[item.name] for item in items])
+        results = workers.map(work, items, [found[item.name] for item in items])
         return [change for change, _ in zip(results, _counted(items, progress), strict=True)]
 
 
@@ -127,7 +123,7 @@ def _outcome(item: _Item, more: Measure | None, *, headers: bool) -> _Outcome:
     if reason := _why_not(item, headers=headers):
         return _Outcome(Status.skipped, reason, update.shape)
     try:
-        with _READING:
+        with READING:
             weight = _weight(item) if more or update.needs_base else None
             operator = update.read(weight if update.needs_base else None)
         alone = measure.measure_update(operator) if more is None else more(operator, weight)
@@ -145,16 +141,3 @@ def _why_not(item: _Item, *, headers: bool) -> str | None:
 def _weight(item: _Item) -> Tensor | None:
     """W0 as the update takes it, where it is at hand."""
     return None if item.pair is None else oriented(item.pair.base.read(), item.pair)
-
-
-@contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """A thread for each core, with one matrix each: of a few columns, two threads on one gain nothing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(before, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)

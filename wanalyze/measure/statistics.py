@@ -52,7 +52,7 @@ class _Update:
 
     @cached_property
     def kurtosis(self) -> Kurtosis | None:
-        return kurtosis(self.operator)
+        return kurtosis(self.operator, self.lines)
 
 
 def measure_statistics(update: Operator) -> Alone:
@@ -78,11 +78,11 @@ def _weakest_direction(x: _Update) -> Outcome:
 
 
 def _kurtosis(x: _Update) -> Outcome:
-    return _FLAT if x.kurtosis is None else float(f"{x.kurtosis.value:.6g}")
+    return _FLAT if x.kurtosis is None else x.kurtosis.value
 
 
 def _kurtosis_error(x: _Update) -> Outcome:
-    return _FLAT if x.kurtosis is None else float(f"{x.kurtosis.error or 0:.3g}")
+    return _FLAT if x.kurtosis is None else x.kurtosis.error or 0.0
 
 
 def _peak(x: _Update, line: int) -> Outcome:
