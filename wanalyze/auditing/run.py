@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from wanalyze.auditing.rule import Hit, Rule
 from wanalyze.auditing.rules import RULES
 from wanalyze.auditing.servers import served
 from wanalyze.auditing.subject import Subject
-from wanalyze.checkpoints import Reference
+from wanalyze.checkpoints import Location, Reference, public
 from wanalyze.result import File, Tool
 from wanalyze.version import VERSION
 
@@ -53,14 +53,34 @@ def audit(
     """
     known = frozenset() if baseline is None else read_baseline(baseline)
     under = None if base is None else open_base(base, hashed=bool(policy.base_sha256), offline=offline)
-    setting = Setting(policy, under, None if bank is None else read_bank(bank), offline, progress)
     places = [place for reference in references for place in expanded(reference.location)]
+    one_by_one = progress if len(places) == 1 else _silent
+    setting = Setting(policy, under, None if bank is None else read_bank(bank), offline, one_by_one)
     return Audit(
         tool=Tool(version=VERSION),
         policy=policy,
         base=None if under is None else under.record(),
-        adapters=[without_known(judged(read_subject(place, setting), policy), known, policy) for place in places],
+        adapters=[
+            without_known(judged(read_subject(place, setting), policy), known, policy)
+            for place in _counted(places, progress)
+        ],
     )
+
+
+def _silent(step: Step) -> None:
+    pass
+
+
+def _counted(places: Sequence[Location], progress: Callable[[Step], None]) -> Iterator[Location]:
+    """The places, with a word on each before it is read; of one alone its modules are counted instead."""
+    if len(places) == 1:
+        yield places[0]
+        return
+    from wanalyze.engine import Step
+
+    for done, place in enumerate(places):
+        progress(Step(public(place), done, len(places)))
+        yield place
 
 
 def judged(subject: Subject, policy: Effective) -> Audited:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from wanalyze.auditing.bank import Bank, recipe_of, statistics_of
+from wanalyze.auditing.factors import Factors, factors_of
 from wanalyze.auditing.rule import Need
 from wanalyze.auditing.standing import Standings, stand
 
@@ -62,6 +63,11 @@ class Subject:
     @property
     def tensors(self) -> Mapping[str, TensorEntry]:
         return {} if self.files is None else self.files.weights.entries
+
+    @cached_property
+    def factors(self) -> Mapping[str, Factors]:
+        """The factors of a LoRA by module."""
+        return factors_of(self.tensors)
 
     @property
     def weights_file(self) -> str | None:

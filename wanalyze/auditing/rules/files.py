@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -24,6 +25,7 @@ _TOKENIZER = {
     *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
 }
 _TEMPLATES = {"chat_template.json", "chat_template"}
+_MARKUP = re.compile(r"[<>&\"`]")
 _ODD = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidi), surrogates, line separators
 _HUB = "loaders of transformers and peft, which take files by their names; HF Hub pickle scanning"
 
@@ -68,17 +70,20 @@ def _tail(problem: str) -> str:
 def _odd_names(subject: Subject) -> Iterator[Hit]:
     names = [("file", listed.name) for listed in subject.listing]
     for what, name in [*names, *(("tensor", name) for name in subject.tensors)]:
-        if (
-            not name
-            or any(unicodedata.category(char) in _ODD for char in name)
-            or any(char in '<>&"`' for char in name)
-        ):
+        if _is_odd(name):
             yield Hit(
                 f"{what} {name[:120]!r} has characters in its name that no tool writes and some obey",
                 "ask its author to save it again with plain names",
                 module=name if what == "tensor" else None,
                 file=name if what == "file" and name else None,
             )
+
+
+def _is_odd(name: str) -> bool:
+    """Whether a name is empty, or holds markup, or characters that are not seen."""
+    plain = name.isascii() and name.isprintable()
+    hidden = not plain and any(unicodedata.category(char) in _ODD for char in name)
+    return not name or hidden or _MARKUP.search(name) is not None
 
 
 def _twins(subject: Subject) -> Iterator[Hit]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
+from wanalyze.auditing.factors import OTHER, Factors
 from wanalyze.auditing.records import Severity
 from wanalyze.auditing.rule import Hit, Need, Rule
 from wanalyze.auditing.rules.config import is_lora
@@ -14,41 +13,16 @@ from wanalyze.checkpoints import TensorEntry
 from wanalyze.checkpoints.dtypes import Holds
 from wanalyze.errors import AdapterError
 
-_FACTOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_(?:embedding_)?[AB])(?:\.default)?(?:\.weight)?")
-_OTHER = {"lora_A": "lora_B", "lora_B": "lora_A"}
-_OTHER |= {"lora_embedding_A": "lora_embedding_B", "lora_embedding_B": "lora_embedding_A"}
 _TASK_HEADS = ("score", "classifier")  # new layers of a task: the base has none that they could override
 _AGAIN = "ask its author to save it again"
 _PEFT = "peft 0.21.2 saves and loads such files"
 
 
-@dataclass
-class Factors:
-    """The A and B of one module, by the names of their tensors."""
-
-    parts: dict[str, TensorEntry] = field(default_factory=dict)
-
-    @property
-    def pairs(self) -> Iterator[tuple[TensorEntry, TensorEntry]]:
-        for part in ("lora_A", "lora_embedding_A"):
-            if part in self.parts and _OTHER[part] in self.parts:
-                yield self.parts[part], self.parts[_OTHER[part]]
-
-
-def factors_of(subject: Subject) -> dict[str, Factors]:
-    """The factors of a LoRA by module, as they lie in the file: nothing is refused."""
-    found: dict[str, Factors] = {}
-    for name, entry in subject.tensors.items():
-        if match := _FACTOR.fullmatch(name):
-            found.setdefault(match["module"], Factors()).parts[match["part"]] = entry
-    return found
-
-
 def _lone(subject: Subject) -> Iterator[Hit]:
     for module, factors in _doubtful(subject):
         for part in factors.parts:
-            if _OTHER[part] not in factors.parts:
-                yield Hit(f"{module[:160]} has {part} and no {_OTHER[part]}", _AGAIN, module=module)
+            if OTHER[part] not in factors.parts:
+                yield Hit(f"{module[:160]} has {part} and no {OTHER[part]}", _AGAIN, module=module)
 
 
 def _ranks(subject: Subject) -> Iterator[Hit]:
@@ -89,7 +63,7 @@ def _shapes(subject: Subject) -> Iterator[Hit]:
 
 def _doubtful(subject: Subject) -> Iterable[tuple[str, Factors]]:
     """The factors of a LoRA that could not be understood; of one that was, they agree."""
-    return factors_of(subject).items() if subject.refusal is not None and is_lora(subject) else ()
+    return subject.factors.items() if subject.refusal is not None and is_lora(subject) else ()
 
 
 def _empty(subject: Subject) -> Iterator[Hit]:
