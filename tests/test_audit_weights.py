@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 import wanalyze
-from tests.conftest import FIXTURES, normal, save_adapter, save_checkpoint
+from tests.conftest import FIXTURES, Run, normal, save_adapter, save_checkpoint
 from wanalyze.auditing import RULES, Finding
 from wanalyze.auditing.peers import FEWEST, robust_scores
 from wanalyze.auditing.rules.fidelity import FIDELITY_RULES
 from wanalyze.auditing.rules.weights import WEIGHTS
+from wanalyze.metrics import ALONE, INTRUDERS
 
 LAYERS = 12
 RANK = 8
@@ -128,6 +129,42 @@ def test_without_a_base_what_merging_loses_is_null_with_the_reason(tmp_path: Pat
     assert unchecked["merge-error-bf16"] == "no base was given (--base)"
 
 
+def test_intruders_are_those_of_compare_and_counted_only_when_asked_for() -> None:
+    [adapter] = wanalyze.audit(FIXTURES / "lora-r8", base=FIXTURES / "base", intruders=True).adapters
+    compared = {module.name: module for module in wanalyze.compare(FIXTURES / "base", FIXTURES / "lora-r8").modules}
+    for change in adapter.modules:
+        assert {key: change.metrics[key] for key in INTRUDERS} == {
+            key: compared[change.name].metrics[key] for key in INTRUDERS
+        }
+    assert "intruders" in {finding.code for finding in adapter.findings}
+    [quick] = wanalyze.audit(FIXTURES / "lora-r8", base=FIXTURES / "base").adapters
+    assert "intruders_left" not in quick.modules[0].metrics
+    [reason] = [item.reason for item in quick.unchecked if "intruders" in item.rules]
+    assert "--intruders" in reason
+
+
+def test_the_numbers_agree_with_those_of_compare() -> None:
+    [adapter] = wanalyze.audit(FIXTURES / "lora-r64", base=FIXTURES / "base").adapters
+    compared = {module.name: module for module in wanalyze.compare(FIXTURES / "base", FIXTURES / "lora-r64").modules}
+    shared = ("relative_norm", "relative_spectral_norm", "energy_rank_90", "energy_rank_99", *ALONE)
+    for change in adapter.modules:
+        for key in shared:
+            assert change.metrics[key] == pytest.approx(compared[change.name].metrics[key], rel=1e-7)
+
+
+def test_the_terminal_shows_numbers_without_a_verdict(cli: Run, tmp_path: Path) -> None:
+    path = written(tmp_path / "plain", {})
+    assert "kurt." not in cli("audit", path, "-q").out + cli("audit", path).out
+    shown = cli("audit", path, "--statistics").out
+    [row] = [line.split() for line in shown.splitlines() if line.startswith("up_proj")]
+    assert row[:4] == ["up_proj", str(LAYERS), "2.83", "1.00"]  # eight directions of one size: √8 and 1
+    (tmp_path / "bank.json").write_text(wanalyze.build_bank(written(tmp_path / "other", {0: factors(40)})).to_json())
+    shown = cli("audit", path, "--statistics", "--bank", tmp_path / "bank.json").out
+    assert "among 1 adapter of the same recipe in the bank" in shown
+    assert "safe" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("name", ["lora-r1", "lora-r8", "lora-r64", "rslora-r64"])
 def test_trained_adapters_have_nothing_above_info(name: str) -> None:
     findings = found(FIXTURES / name, FIXTURES / "base")
@@ -145,7 +182,7 @@ def test_rules_claim_nothing_and_say_what_such_tests_are_worth() -> None:
         assert RULES[rule.code] is rule
         assert rule.severity is not None
         assert rule.severity.value == "info" or rule.code == "merge-overflow-fp16"
-    told = [rule for rule in WEIGHTS if rule.code != "large-update"]
+    told = [rule for rule in WEIGHTS if rule.code not in ("large-update", "intruders")]
     assert all("never safe or backdoored" in rule.caveat for rule in told)
 
 

@@ -405,6 +405,7 @@ _FIDELITY = (
 SIGNATURE = ("delta_spectral_norm", "delta_norm", "concentration", "spectral_entropy", "kurtosis")  # arXiv 2602.15195
 STATISTICS = ("energy_rank_90", "energy_rank_99", *(metric.key for metric in _STATISTICS))  # beside ALONE
 FIDELITY = tuple(metric.key for metric in _FIDELITY)
+INTRUDERS = ("intruders_left", "intruders_right", "intruder_energy_left", "intruder_energy_right")
 WITH_BASE = ("relative_norm", "relative_spectral_norm", *FIDELITY)  # with the base at hand, and not taken apart
 EXPLAINED: MappingProxyType[str, Metric] = MappingProxyType(
     {**METRICS, **{metric.key: metric for metric in (*_COSINES, *_STATISTICS, *_FIDELITY)}}

@@ -6,6 +6,7 @@ from wanalyze.auditing.policy import effective_policy, policy_text
 from wanalyze.auditing.records import Audit, Audited, Finding, Severity, Verdict, json_schema
 from wanalyze.auditing.rules import RULES, SERVERS
 from wanalyze.auditing.run import audit
+from wanalyze.auditing.standing import Standings
 from wanalyze.auditing.writers import ENDINGS, WRITERS
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Bank",
     "Finding",
     "Severity",
+    "Standings",
     "Verdict",
     "audit",
     "build_bank",

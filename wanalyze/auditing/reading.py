@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wanalyze.adapters import Adapter
     from wanalyze.auditing.elements import Elements
     from wanalyze.engine import Step
+    from wanalyze.pairing import Pairing
 
 _MANY, _TINY = 4096, 2**11  # tensors, and bytes of each: a factor of rank 1 for 1024 inputs has as many
 
@@ -31,6 +32,7 @@ class Setting:
     policy: Effective
     base: Base | None
     bank: Bank | None
+    intruders: bool
     offline: bool
     progress: Callable[[Step], None]
 
@@ -106,20 +108,30 @@ def _elements(files: AdapterFiles) -> dict[str, Elements]:
 
 def _measured(subject: Subject, adapter: Adapter, setting: Setting) -> Subject:
     """With the statistics of every update, against the base where there is one that fits."""
-    from wanalyze.auditing.numbers import numbers
-    from wanalyze.inspection.updates import changes
     from wanalyze.pairing import Selection, pair_adapter
 
-    base = None if subject.base is None else subject.base.checkpoint
-    if base is not None:
+    pairing = None
+    if subject.base is not None:
         try:
-            pairing = pair_adapter(base, adapter, Selection(), allow_unmatched=True)
+            pairing = pair_adapter(subject.base.checkpoint, adapter, Selection(), allow_unmatched=True)
         except PairingError as error:
-            subject, base = replace(subject, misfit=str(error).removeprefix(f"{adapter.name}: ")), None
+            subject = replace(subject, misfit=str(error).removeprefix(f"{adapter.name}: "))
         else:
             subject = replace(subject, lost={skipped.name: skipped.reason for skipped in pairing.skipped})
     try:
-        found = changes(adapter, base, setting.progress, headers=False, more=numbers)
+        return _with_changes(subject, adapter, pairing, setting)
     except (AdapterError, PairingError) as error:
         return replace(subject, refusal=str(error).removeprefix(f"{adapter.name}: "))
-    return replace(subject, changes={change.name: change for change in found})
+
+
+def _with_changes(subject: Subject, adapter: Adapter, pairing: Pairing | None, setting: Setting) -> Subject:
+    from wanalyze.auditing.intruders import with_intruders
+    from wanalyze.auditing.numbers import numbers
+    from wanalyze.inspection.updates import changes
+
+    base = None if subject.base is None or pairing is None else subject.base.checkpoint
+    found = changes(adapter, base, setting.progress, headers=False, more=numbers)
+    if not (setting.intruders and base and pairing and subject.files):
+        return replace(subject, changes={change.name: change for change in found})
+    found = with_intruders(found, adapter, subject.files, base, pairing, setting.progress)
+    return replace(subject, changes={change.name: change for change in found}, compared=True)

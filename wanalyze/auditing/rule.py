@@ -21,6 +21,7 @@ class Need(Enum):
     adapter = "the adapter understood"
     numbers = "every tensor read and every update measured"
     base = "the base"
+    comparison = "the merged matrices taken apart"
     bank = "a reference bank"
 
 

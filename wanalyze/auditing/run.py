@@ -43,19 +43,21 @@ def audit(
     progress: Callable[[Step], None],
     *,
     bank: Path | None = None,
+    intruders: bool = False,
     baseline: Path | None = None,
     offline: bool = False,
 ) -> Audit:
     """Hold every adapter against the policy; a folder of adapters counts as all that it holds.
 
-    One that cannot be read is a record with the reason, and never stops the others. Of what the `baseline`, an audit
+    One that cannot be read is a record with the reason, and never stops the others. With `intruders`, the merged
+    matrices are taken apart, which takes as long as `compare`. Of what the `baseline`, an audit
     kept as JSON, has as well, only the number is given.
     """
     known = frozenset() if baseline is None else read_baseline(baseline)
     under = None if base is None else open_base(base, hashed=bool(policy.base_sha256), offline=offline)
     places = [place for reference in references for place in expanded(reference.location)]
     one_by_one = progress if len(places) == 1 else _silent
-    setting = Setting(policy, under, None if bank is None else read_bank(bank), offline, one_by_one)
+    setting = Setting(policy, under, None if bank is None else read_bank(bank), intruders, offline, one_by_one)
     return Audit(
         tool=Tool(version=VERSION),
         policy=policy,
@@ -118,8 +120,14 @@ def _lacks(rule: Rule, subject: Subject) -> str | None:
     return next((reason for need in rule.needs if (reason := subject.lacks(need))), None)
 
 
-def _some(hits: Iterable[Hit]) -> Iterable[Hit]:
-    return islice(hits, _MOST_HITS)
+def _some(hits: Iterable[Hit]) -> list[Hit]:
+    """The hits of one rule; of too many the first, and how many more there are."""
+    rest = iter(hits)
+    found = [*islice(rest, _MOST_HITS)]
+    more = sum(1 for _ in rest)
+    if more:
+        found.append(Hit(f"and {more:,} more like the {_MOST_HITS} that are listed", found[-1].fix, value=more))
+    return found
 
 
 def _finding(rule: Rule, severity: Severity, hit: Hit, subject: Subject) -> Finding:

@@ -53,6 +53,7 @@ class Subject:
     licenses: Sequence[str] = ()
     base_sha256: Sequence[str] = ()
     bank: Bank | None = None
+    compared: bool = False
 
     @property
     def config(self) -> Mapping[str, object]:
@@ -96,6 +97,7 @@ class Subject:
             Need.adapter: None if self.adapter is not None else "what the adapter does could not be worked out",
             Need.numbers: None if self.elements is not None else "no tensor was read",
             Need.base: None if self.base is not None else "no base was given (--base)",
+            Need.comparison: None if self.compared else "the merged matrices were not taken apart (--intruders)",
             Need.bank: None if self.bank is not None else "no reference bank was given (--bank)",
         }
         return reasons[need]

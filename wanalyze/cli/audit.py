@@ -19,6 +19,8 @@ _CODES = {"passed": ExitCode.done, "failed": ExitCode.policy_failed, "unreadable
 @click.option(
     "--bank", type=click.Path(path_type=Path), metavar="FILE", help="Trusted adapters to compare with: `wanalyze bank`."
 )
+@click.option("--intruders", is_flag=True, help="With --base: count intruder dimensions; takes as long as compare.")
+@click.option("--statistics", is_flag=True, help="Print the statistics of the updates as well, by kind of module.")
 @click.option("--show-policy", is_flag=True, help="Print the effective policy, with the origin of each line, and stop.")
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="Report only what this JSON lacks.")
 @click.option(
@@ -38,6 +40,8 @@ def audit(
     base: str | None,
     policy: str | None,
     bank: Path | None,
+    intruders: bool,
+    statistics: bool,
     show_policy: bool,
     baseline: Path | None,
     output: tuple[Path, ...],
@@ -63,12 +67,21 @@ def audit(
     formats = [(path, _format_of(path)) for path in output]
     with shown(quiet=quiet) as progress:
         found = wanalyze.audit(
-            *adapters, base=base, policy=policy, bank=bank, baseline=baseline, offline=offline, progress=progress
+            *adapters,
+            base=base,
+            policy=policy,
+            bank=bank,
+            intruders=intruders,
+            baseline=baseline,
+            offline=offline,
+            progress=progress,
         )
     for path, name in formats:
         _write(path, WRITERS[name](found))
     if format_ != "table" or not quiet:
         click.echo(terminal.audit(found) if format_ == "table" else WRITERS[format_](found), nl=False)
+    if format_ == "table" and statistics:
+        click.echo(terminal.statistics(found), nl=False)
     return _CODES[found.verdict.value]
 
 

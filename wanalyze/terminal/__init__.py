@@ -3,7 +3,8 @@
 from wanalyze.terminal.audit import audit
 from wanalyze.terminal.inventory import inventory
 from wanalyze.terminal.modules import modules_table
+from wanalyze.terminal.statistics import statistics
 from wanalyze.terminal.summary import summary
 from wanalyze.terminal.tables import elided, facts_table
 
-__all__ = ["audit", "elided", "facts_table", "inventory", "modules_table", "summary"]
+__all__ = ["audit", "elided", "facts_table", "inventory", "modules_table", "statistics", "summary"]

@@ -37,6 +37,11 @@ def _peak(change: Change) -> float | None:
     return max((change.metrics.get("row_peak") or 0, change.metrics.get("column_peak") or 0)) or None
 
 
+def _intruder_energy(change: Change) -> float | None:
+    sides = (change.metrics.get("intruder_energy_left"), change.metrics.get("intruder_energy_right"))
+    return max((energy for energy in sides if energy is not None), default=None)
+
+
 def _spectral(change: Change) -> float | None:
     return change.metrics.get("relative_spectral_norm")
 
@@ -150,6 +155,19 @@ WEIGHTS = (
         (*_NEEDS, Need.base),
         limit=1,
         caveat="Says that the top of the spectrum is new, not that what the base knew is lost.",
+    ),
+    Rule(
+        "intruders",
+        Severity.info,
+        "the merged matrix has intruder dimensions",
+        "intruder_energy_left or _right, the share of the energy of the top 10 singular vectors of W0 + ΔW in those "
+        "whose largest |cosine| with every vector of W0 is below 0.5, reaches the limit.",
+        "Shuttleworth et al., arXiv 2410.21228v3; the share is wanalyze's, for the count saturates",
+        _beyond("intruders", _intruder_energy, "have intruder dimensions"),
+        (*_NEEDS, Need.base, Need.comparison),
+        limit=0.1,
+        caveat="Tied to forgetting across learning rates (Spearman 0.97 and 0.59); the size of the update explains as "
+        "much, and most trained LoRA have some.",
     ),
     Rule(
         "outside-bank",
