@@ -8,11 +8,13 @@ from importlib import resources
 from pathlib import Path
 
 import jsonschema
+import peft
 import pytest
 
 import wanalyze
 from tests.bad_inputs import SAFETENSORS
 from tests.conftest import FIXTURES, Run
+from tests.peft_oracle import make
 from tests.planted import CLEAN, PLANTED, Planted, base, with_fields, write
 from wanalyze.auditing import RULES, Audit, Audited, Severity, Verdict, json_schema
 from wanalyze.auditing.rules.bases import BASES
@@ -188,3 +190,32 @@ def test_every_rule_is_explained(code: str, cli: Run) -> None:
     assert RULES[code].definition in done.out
     assert RULES[code].caveat in done.out
     assert RULES[code].source
+
+
+T = ["up", "down", "middle"]
+BY_PEFT = {
+    "LoRA with biases": peft.LoraConfig(target_modules=T, r=4, bias="all"),
+    "LoRA with a bias beside B": peft.LoraConfig(target_modules=T, r=4, lora_bias=True),
+    "LoRA of an embedding": peft.LoraConfig(target_modules=["tokens", "up"], r=4),
+    "LoRA of convolutions": peft.LoraConfig(target_modules=["line", "plane", "point"], r=2),
+    "LoRA of attention": peft.LoraConfig(target_modules=["attention"], r=2),
+    "LoRA of tokens": peft.LoraConfig(target_modules=T, r=4, trainable_token_indices={"tokens": [1, 3]}),
+    "AdaLoRA": peft.AdaLoraConfig(target_modules=T, init_r=4, target_r=4, total_step=10),
+    "LoHa": peft.LoHaConfig(target_modules=T, r=2),
+    "VeRA": peft.VeraConfig(target_modules=["middle"], r=4),
+    "OFT": peft.OFTConfig(target_modules=T, oft_block_size=4),
+    "LN tuning": peft.LNTuningConfig(target_modules=["norm"]),
+    "FourierFT": peft.FourierFTConfig(target_modules=["up"], n_frequency=10),
+}
+
+
+@pytest.mark.parametrize("kind", BY_PEFT)
+def test_what_peft_saves_has_nothing_above_info(kind: str, tmp_path: Path) -> None:
+    made = make(tmp_path / "adapter", BY_PEFT[kind], merge=False)
+    path = made.folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "auto_mapping": None, "base_model_name_or_path": f"org/{made.base.name}"}))
+    for given in (None, made.base):
+        found = audited(made.folder, base=given)
+        assert [finding for finding in found.findings if finding.severity is not Severity.info] == []
+        assert found.verdict is Verdict.passed

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wanalyze.checkpoints.folders import Folder
+from wanalyze.errors import CheckpointError
 
 README = "README.md"
 _MOST = 64 * 2**10  # bytes; front matter comes first
@@ -22,20 +23,25 @@ _FIELDS = ("license", "base_model", "library_name")
 
 @dataclass(frozen=True)
 class Card:
-    """The plain values of the fields that an audit reads, each as a list."""
+    """The plain values of the fields that an audit reads, each as a list; `problem` says why there are none."""
 
     fields: Mapping[str, list[str]] = field(default_factory=dict)
+    problem: str | None = None
 
     def values(self, key: str) -> list[str]:
         return self.fields.get(key, [])
 
 
 def read_card(folder: Folder) -> Card:
-    """The card in a folder; an empty one where there is none."""
+    """The card in a folder; one without fields where there is none, or it cannot be read."""
     if README not in folder.names:
-        return Card()
-    file = folder.open(README)
-    return parse_card(bytes(file.read(0, min(file.size, _MOST))).decode("utf-8", "replace"))
+        return Card(problem="there is no README")
+    try:
+        file = folder.open(README)
+        text = bytes(file.read(0, min(file.size, _MOST)))
+    except CheckpointError:
+        return Card(problem="the README cannot be read")
+    return parse_card(text.decode("utf-8", "replace"))
 
 
 def parse_card(text: str) -> Card:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-_LONGEST = 512  # characters; module names need fewer
-_MOST_REPEATS = 5  # unbounded repeats in a row of choices: each multiplies the steps by the length of the name
+_LONGEST = 2048  # characters; module names need fewer
+_MOST_REPEATS = 5  # of one alternative: each multiplies the steps by the length of the name
 _REPEAT = re.compile(r"[*+]|\{\d*,\d*\}")
 _BACKWARD = re.compile(r"\\[1-9]")
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[*+]|\{\d*(?:,\d*)?\}|\(|\)|\||.", re.DOTALL)
@@ -27,8 +27,25 @@ def may_hang(pattern: str) -> str | None:
         return "it refers back to what it matched"
     if _nests(tokens):
         return "it repeats a group that repeats or chooses by itself"
-    repeats = sum(_REPEAT.fullmatch(token) is not None for token in tokens)
+    repeats = max(map(_repeats, _alternatives(tokens)))
     return f"it has {repeats} unbounded repeats, more than {_MOST_REPEATS}" if repeats > _MOST_REPEATS else None
+
+
+def _alternatives(tokens: list[str]) -> list[list[str]]:
+    """The tokens between the choices of the outermost level: no match goes through two of them."""
+    found: list[list[str]] = [[]]
+    depth = 0
+    for token in tokens:
+        depth += {"(": 1, ")": -1}.get(token, 0)
+        if token == "|" and depth == 0:
+            found.append([])
+        else:
+            found[-1].append(token)
+    return found
+
+
+def _repeats(tokens: list[str]) -> int:
+    return sum(_REPEAT.fullmatch(token) is not None for token in tokens)
 
 
 def _nests(tokens: list[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from wanalyze.auditing.declared import VOCABULARY
 from wanalyze.auditing.records import Severity
 from wanalyze.auditing.rule import Hit, Need, Rule
 from wanalyze.auditing.rules.tensors import is_task_head
@@ -13,7 +14,6 @@ from wanalyze.naming import module_name
 
 _WITH_BASE = (Need.weights, Need.adapter, Need.base)
 _OTHER_BASE = "give the base that it was trained on, or do not deploy it on this one"
-_VOCABULARY = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared")
 
 
 def _misfit(subject: Subject) -> Iterator[Hit]:
@@ -53,7 +53,7 @@ def _vocabulary(subject: Subject) -> Iterator[Hit]:
         alike = [
             other for other in entries if name == other or name.endswith(f".{other}") or other.endswith(f".{name}")
         ]
-        is_vocabulary = any(part in _VOCABULARY for part in name.split("."))
+        is_vocabulary = any(part in VOCABULARY for part in name.split("."))
         if is_vocabulary and alike and entry.shape[0] != (rows := entries[alike[0]].shape[0]):
             yield Hit(
                 f"{name[:160]} has {entry.shape[0]:,} rows, the base's {rows:,}: it needs a tokenizer of its own",

@@ -204,9 +204,8 @@ def _texts(value: object) -> list[str]:
 
 
 def _extreme_scale(subject: Subject) -> Iterator[Hit]:
-    scales = (
-        {update.scale for update in subject.adapter.updates if update.scale is not None} if subject.adapter else set()
-    )
+    updates = subject.adapter.updates if subject.adapter and is_lora(subject) else ()
+    scales = {update.scale for update in updates if update.scale is not None}
     limit = subject.limits["scale-extreme"]
     for scale in sorted(scales):
         if not 0 <= scale <= limit:
@@ -282,7 +281,7 @@ def _license(subject: Subject) -> Iterator[Hit]:
     refused = [value for value in said if value not in allowed]
     if allowed and (refused or not said):
         yield Hit(
-            f"its license is {refused[0]!r}" if refused else "its README names no license",
+            f"its license is {refused[0]!r}" if refused else _without_license(subject),
             f"allowed by the policy: {', '.join(sorted(allowed))}",
             file="README.md",
         )
@@ -290,7 +289,12 @@ def _license(subject: Subject) -> Iterator[Hit]:
 
 def _no_license(subject: Subject) -> Iterator[Hit]:
     if not subject.card.values("license") and not subject.licenses:
-        yield Hit("no README names a license", "ask its author", file="README.md")
+        yield Hit(_without_license(subject), "ask its author", file="README.md")
+
+
+def _without_license(subject: Subject) -> str:
+    problem = subject.card.problem
+    return "its README names no license" if problem is None else f"no license is named: {problem}"
 
 
 CONFIG = (
@@ -324,7 +328,7 @@ CONFIG = (
         "scale-extreme",
         Severity.warning,
         "the scale is far from any that is trained with",
-        "The factor of an update, alpha / r or alpha / √r, is negative or above the limit.",
+        "The factor of an update of a LoRA, alpha / r or alpha / √r, is negative or above the limit.",
         "wanalyze: trained adapters have 0.5 to 4, rsLoRA up to some 16",
         _extreme_scale,
         needs=(Need.weights, Need.adapter),

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Literal
 
+from wanalyze.auditing.declared import names_in
 from wanalyze.auditing.records import Severity
 from wanalyze.auditing.rule import Hit, Rule
 from wanalyze.auditing.rules.config import hit
@@ -97,11 +98,6 @@ def _ranks(subject: Subject) -> list[int]:
     return [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
 
 
-def _saved(subject: Subject) -> list[str]:
-    value = subject.config.get("modules_to_save", [])
-    return [str(name) for name in value] if isinstance(value, list) else []
-
-
 # --- vLLM ---
 
 
@@ -133,7 +129,7 @@ def _vllm_start(subject: Subject) -> Iterator[Hit]:
 
 
 def _vllm_saved(subject: Subject) -> Iterator[Hit]:
-    saved = _saved(subject)
+    saved = names_in(subject.config.get("modules_to_save"))
     if len(saved) > 1 or any(name.rpartition(".")[2] not in ("classifier", "score") for name in saved):
         yield hit(f"vLLM refuses modules_to_save {', '.join(saved)[:120]}", "merge it into its base")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
+from wanalyze.auditing.declared import saves, targets, trains_bias
 from wanalyze.auditing.factors import OTHER, Factors
 from wanalyze.auditing.records import Severity
 from wanalyze.auditing.rule import Hit, Need, Rule
@@ -101,7 +102,7 @@ def _not_understood(subject: Subject) -> Iterator[Hit]:
 
 def _whole(subject: Subject) -> Iterator[Hit]:
     for name, entry in _replaced(subject):
-        if not is_task_head(subject, name):
+        if not (is_task_head(subject, name) or trains_bias(subject, name) or _is_target(subject, name)):
             yield Hit(
                 f"{name[:160]} {_shape(entry)} is saved whole: it takes the place of the base's",
                 "compare it with the base's (--base), or leave it out",
@@ -120,21 +121,23 @@ def _shape(entry: TensorEntry) -> str:
 def is_task_head(subject: Subject, name: str) -> bool:
     """Whether a whole tensor is the declared head of a new task, which the base has no need to have."""
     parts = name.split(".")
-    return any(head in parts for head in _TASK_HEADS) and _saves(subject, name)
+    return any(head in parts for head in _TASK_HEADS) and saves(subject, name)
 
 
-def _saves(subject: Subject, name: str) -> bool:
-    """Whether modules_to_save names a module of this path, as peft matches it."""
-    saved = subject.config.get("modules_to_save", [])
-    parts = name.split(".")
-    return isinstance(saved, list) and any(str(one).split(".")[-1] in parts for one in saved)
+def _is_declared(subject: Subject, name: str) -> bool:
+    return saves(subject, name) or trains_bias(subject, name) or _is_target(subject, name)
+
+
+def _is_target(subject: Subject, name: str) -> bool:
+    """Whether a whole tensor is what its kind trains, as that of norms does."""
+    return not is_lora(subject) and targets(subject, name) is not False
 
 
 def _undeclared(subject: Subject) -> Iterator[Hit]:
     if not subject.config:
         return
     for name, _ in _replaced(subject):
-        if not _saves(subject, name) and not _is_trained_bias(subject, name):
+        if not _is_declared(subject, name):
             yield Hit(
                 f"{name[:160]} is saved whole, and modules_to_save does not name it: servers load it or drop it",
                 "ask its author why it is there",
@@ -149,7 +152,7 @@ def _untargeted(subject: Subject) -> Iterator[Hit]:
     updates = subject.adapter.updates if subject.adapter is not None else ()
     kinds: dict[str, list[str]] = {}
     for module in dict.fromkeys(update.module for update in updates):
-        if _targets(subject, module) is False:
+        if targets(subject, module) is False:
             kinds.setdefault(module.rpartition(".")[2], []).append(module)
     for kind, modules in kinds.items():
         yield Hit(
@@ -162,40 +165,16 @@ def _untargeted(subject: Subject) -> Iterator[Hit]:
         )
 
 
-def _is_trained_bias(subject: Subject, name: str) -> bool:
-    return name.endswith(".bias") and subject.config.get("bias", "none") != "none"
-
-
-def _targets(subject: Subject, module: str) -> bool | None:
-    """Whether target_modules names a module; None where that cannot be told."""
-    from wanalyze.adapters.patterns import matches
-
-    asked = subject.config.get("target_modules")
-    beside = [*_named(subject, "target_parameters"), *_named(subject, "modules_to_save")]
-    if asked is None or any(module.split(".")[-1] in one.split(".") or one.startswith(f"{module}.") for one in beside):
-        return None
-    if isinstance(asked, list):
-        return any(module == one or module.endswith(f".{one}") for one in map(str, asked))
-    if not isinstance(asked, str) or asked.lower() == "all-linear":
-        return None
-    try:
-        return matches(asked, module, field="target_modules")
-    except AdapterError:  # not run: see hanging-pattern
-        return None
-
-
-def _named(subject: Subject, key: str) -> list[str]:
-    value = subject.config.get(key)
-    if isinstance(value, Mapping):
-        return [str(one) for one in value]
-    return [str(one) for one in value] if isinstance(value, list) else []
-
-
 def _missing_targets(subject: Subject) -> Iterator[Hit]:
     asked = subject.config.get("target_modules")
-    if not isinstance(asked, list) or subject.adapter is None:
+    adapter = subject.adapter
+    if not isinstance(asked, list) or adapter is None:
         return
-    there = {update.module for update in subject.adapter.updates} | {shift.target for shift in subject.adapter.shifts}
+    there = {
+        *(update.module for update in adapter.updates),
+        *(shift.target for shift in adapter.shifts),
+        *adapter.replaced,
+    }
     for target in map(str, asked):
         if not any(target in module for module in there):
             yield Hit(
