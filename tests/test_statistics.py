@@ -19,6 +19,7 @@ UPDATES: dict[str, Operator] = {
     "low rank": LowRank(normal(60, 4), normal(4, 50, seed=1), 0.5),
     "with a mean": LowRank(normal(60, 4) + 1, normal(4, 50, seed=1) + 2),
     "bfloat16": LowRank(normal(60, 4, dtype=torch.bfloat16), normal(4, 50, seed=1, dtype=torch.bfloat16)),
+    "float8": LowRank(normal(60, 4).to(torch.float8_e4m3fn), normal(4, 50, seed=1).to(torch.float8_e4m3fn)),
     "large and small factors": LowRank(1e30 * normal(60, 4).double(), 1e-60 * normal(4, 50, seed=1).double()),
     "more rank than sides": LowRank(normal(3, 30), normal(30, 4, seed=1)),
     "what cancels": LowRank(

@@ -16,11 +16,11 @@ from wanalyze.spectra.values import largest_entry
 
 _ENTRIES = 2**19  # looked at together: they stay in the cache of a CPU
 _COLUMNS = 1024  # of a factor, whose products of pairs stay in the cache
+_LINES = 2**14  # whose norms are taken together
 _PANELS = 2  # of the lower triangle of a Gram matrix: 3/4 of the work of the whole, more of them gain nothing
 _PASS = 90  # what an entry costs beside its products, in multiplications: it is squared twice and summed twice
 _MOST = 5 * 10**7  # multiplications for exact moments of a `LowRank`: 2 ms
 _SAMPLE, _FEWEST = 2**18, 32  # entries looked at for an estimate, in as many rows as that makes, and no fewer
-_ROWS = 32  # of them together
 _CONDITION = 1e6  # cancellation up to which sums over factors are taken: they keep nine digits
 
 
@@ -48,13 +48,9 @@ def kurtosis(matrix: Operator, lines: Lines | None = None, *, seed: int = 0) -> 
     """
     m, n = matrix.shape
     if isinstance(matrix, LowRank):
-        sizes = [power_of_two(factor.abs().amax().item()) for factor in (matrix.left, matrix.right)]
-        left, right = (widened(factor, torch.float64) for factor in (matrix.left, matrix.right))
-        unit = LowRank(left / sizes[0], right / sizes[1])
-        mean = _mean(unit)
-        whole = sizes[0] * sizes[1] * matrix.scale * mean
-        chances = partial(_chances, matrix, whole, lines)
-        second, fourth, error = _of_factors(_less(unit, mean), chances, seed)
+        centred, mean, size = _centred(matrix)
+        chances = partial(_chances, matrix, mean * size, lines)
+        second, fourth, error = _of_factors(centred, chances, seed)
     else:
         size = power_of_two(largest_entry(matrix))
         mean = _mean(matrix) / size
@@ -72,16 +68,20 @@ def line_norms(matrix: Operator, known: tuple[Tensor, Tensor] | None = None) -> 
     """
     if isinstance(matrix, LowRank):
         left, right = known or triangles(matrix)
-        rows = widened(matrix.left, torch.float64) @ right.mT
-        columns = left @ widened(matrix.right, torch.float64)
-        norms = (torch.linalg.vector_norm(rows, dim=1), torch.linalg.vector_norm(columns, dim=0))
-        return abs(matrix.scale) * norms[0], abs(matrix.scale) * norms[1]
+        rows = _product_norms(matrix.left, abs(matrix.scale) * right)
+        return rows, _product_norms(matrix.right.mT, abs(matrix.scale) * left)
     found, total = [], torch.zeros(matrix.shape[1], dtype=torch.float64)
     for block in _blocks(matrix):
         squares = block.square()
         found.append(squares.sum(0).sqrt())
         total += squares.sum(1)
     return torch.cat(found), total.sqrt()
+
+
+def _product_norms(factor: Tensor, triangle: Tensor) -> Tensor:
+    """Norms of the rows of factor · triangleᵀ."""
+    blocks = torch.split(factor, _LINES)
+    return torch.cat([torch.linalg.vector_norm(widened(rows, torch.float64) @ triangle.mT, dim=1) for rows in blocks])
 
 
 def _blocks(matrix: Operator) -> Iterator[Tensor]:
@@ -109,10 +109,15 @@ def _of_entries(matrix: Operator, mean: float = 0.0, size: float = 1.0) -> tuple
 # --- by factors: x_ij = b_i · a_j, so Σ x⁴ = ⟨Σ b⊗b⊗b⊗b, Σ a⊗a⊗a⊗a⟩ ---
 
 
-def _less(matrix: LowRank, mean: float) -> LowRank:
-    """The matrix less a number, by one more direction."""
-    left = torch.nn.functional.pad(matrix.left, (0, 1), value=1.0)
-    return LowRank(left, torch.nn.functional.pad(matrix.right, (0, 0, 0, 1), value=-mean))
+def _centred(matrix: LowRank) -> tuple[LowRank, float, float]:
+    """The matrix less its mean, by one more direction; its mean; and both by the size that they are divided by."""
+    left, right = (widened(factor, torch.float64) for factor in (matrix.left, matrix.right))
+    sizes = [power_of_two(max(map(abs, (float(end) for end in factor.aminmax())))) for factor in (left, right)]
+    size = sizes[0] * sizes[1]
+    mean = float((left.sum(0) / sizes[0]) @ (right.sum(1) / sizes[1])) / (len(left) * right.shape[1])
+    left = torch.nn.functional.pad(left, (0, 1), value=sizes[0]).div_(sizes[0])
+    right = torch.nn.functional.pad(right, (0, 0, 0, 1), value=-mean * sizes[1]).div_(sizes[1])
+    return LowRank(left, right), mean, abs(matrix.scale) * size
 
 
 def _of_factors(matrix: LowRank, chances: Callable[[], Lines], seed: int) -> tuple[float, float, float | None]:
@@ -136,8 +141,10 @@ def _of_sample(matrix: LowRank, chances: Lines, seed: int) -> tuple[float, float
         matrix, powers = matrix.T, other
     generator = torch.Generator().manual_seed(seed)
     count = max(_SAMPLE // matrix.shape[1], _FEWEST)
-    drawn = torch.multinomial(powers, count, replacement=True, generator=generator)
-    chosen = torch.split(matrix.left[drawn], _ROWS)
+    # Not torch.multinomial, which refuses more than 2^24 of them.
+    points = torch.rand(count, generator=generator, dtype=torch.float64) * powers.sum()
+    drawn = torch.searchsorted(powers.cumsum(0), points).clamp_(max=len(powers) - 1)
+    chosen = torch.split(matrix.left[drawn], max(1, _ENTRIES // 4 // matrix.shape[1]))
     fourths = torch.cat([(rows @ matrix.right).square_().square_().sum(1) for rows in chosen])
     found = fourths / powers[drawn] * powers.sum()
     return float(found.mean()), float(found.std()) / count**0.5
@@ -146,11 +153,12 @@ def _of_sample(matrix: LowRank, chances: Lines, seed: int) -> tuple[float, float
 def _chances(matrix: LowRank, mean: float, lines: Lines | None) -> Lines:
     """Fourth powers of the norms of rows and columns with their mean put in, so that none is zero which counts."""
     rows, columns = lines or line_norms(matrix)
-    largest = rows.amax()
-    squares = ((norms / largest).square() for norms in (rows, columns))
-    added = (length * (mean / float(largest)) ** 2 for length in (len(columns), len(rows)))
-    first, second = (square.add_(more).square_() for square, more in zip(squares, added, strict=True))
-    return first, second
+    largest = float(rows.amax())
+    powers = (
+        (norms / largest).square_().add_(length * (mean / largest) ** 2).square_()
+        for norms, length in ((rows, len(columns)), (columns, len(rows)))
+    )
+    return next(powers), next(powers)
 
 
 def _spread(powers: Tensor) -> float:
