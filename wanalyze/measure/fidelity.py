@@ -14,11 +14,9 @@ from wanalyze.measure.alone import IS_DENSE, Alone, has_cheap_values, values_of
 from wanalyze.measure.drift import finite
 from wanalyze.measure.measurement import Missing, Outcome, split
 from wanalyze.operators import Dense, Operator, widened
-from wanalyze.spectra.triplets import leading_spectra
-from wanalyze.spectra.values import SMALL, spectra
+from wanalyze.spectra.largest import largest_value
 
 _ENTRIES = 2**17  # looked at together: all that is made of them stays in the cache of a CPU
-_ANGLE = 1e-4  # radians: of the leading singular vector of the base
 _ZERO_BASE = Missing("the base is zero")
 _FP8 = torch.float8_e4m3fn
 _FP16_OVERFLOW = 65520.0  # rounds to infinity, from here on
@@ -70,7 +68,7 @@ def measure_with_base(base: Tensor, update: Operator) -> Alone:
             stored.add(before, merged, delta, unit, exact=base.dtype == stored.dtype and not scaled)
     outcomes: dict[str, Outcome] = {
         "relative_norm": (energy / size) ** 0.5 if size > 0 else _ZERO_BASE,
-        "relative_spectral_norm": _spectral(update, _largest_value(Dense(base)) if size > 0 else 0.0),
+        "relative_spectral_norm": _spectral(update, largest_value(Dense(base)) if size > 0 else 0.0),
         "merge_overflow_fp16": overflow,
     }
     for name, stored in formats.items():
@@ -82,14 +80,6 @@ def _spectral(update: Operator, largest: float) -> Outcome:
     if largest == 0:
         return _ZERO_BASE
     return values_of(update)[0].item() / largest if has_cheap_values(update) else Missing(IS_DENSE)
-
-
-def _largest_value(matrix: Operator) -> float:
-    """σ₁ of the base, from below: to the square of the tolerance."""
-    if min(matrix.shape) <= SMALL:
-        return spectra([matrix])[0].values[0].item()
-    [(_, leading)] = leading_spectra([matrix], 1, tolerance=_ANGLE)
-    return leading.values[0].item()
 
 
 def _rows(base: Tensor, update: Operator) -> Iterator[tuple[Tensor, Tensor]]:

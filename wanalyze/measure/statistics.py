@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -27,7 +28,9 @@ from wanalyze.spectra import ranks
 from wanalyze.spectra.decomposition import triangles
 from wanalyze.spectra.entries import Kurtosis, kurtosis, line_norms
 
-_FLAT = Missing("all entries of the update are equal")
+_PASS = 2**28  # entries that are passed over one by one; of a product of two factors no pass is needed
+_TOO_MANY = Missing("a matrix of so many entries that to look at each takes minutes")
+_FLAT = Missing("all entries of the update are equal, or so nearly that to tell takes too long")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,15 +80,25 @@ def _weakest_direction(x: _Update) -> Outcome:
     return (x.values[-1] / x.values[0]).item()
 
 
+def _is_passable(x: _Update) -> bool:
+    return isinstance(x.operator, LowRank) or math.prod(x.operator.shape) <= _PASS
+
+
 def _kurtosis(x: _Update) -> Outcome:
+    if not _is_passable(x):
+        return _TOO_MANY
     return _FLAT if x.kurtosis is None else x.kurtosis.value
 
 
 def _kurtosis_error(x: _Update) -> Outcome:
+    if not _is_passable(x):
+        return _TOO_MANY
     return _FLAT if x.kurtosis is None else x.kurtosis.error or 0.0
 
 
 def _peak(x: _Update, line: int) -> Outcome:
+    if not _is_passable(x):
+        return _TOO_MANY
     norms = x.lines[line]
     middle = norms.median()
     return (norms.amax() / middle).item() if middle > 0 else Missing("half of them or more are zero")

@@ -21,6 +21,7 @@ _PANELS = 2  # of the lower triangle of a Gram matrix: 3/4 of the work of the wh
 _PASS = 90  # what an entry costs beside its products, in multiplications: it is squared twice and summed twice
 _MOST = 5 * 10**7  # multiplications for exact moments of a `LowRank`: 2 ms
 _SAMPLE, _FEWEST = 2**18, 32  # entries looked at for an estimate, in as many rows as that makes, and no fewer
+_TOO_MANY = 2 * 10**10  # multiplications for a pass over all entries where the factors cancel: a second
 _CONDITION = 1e6  # cancellation up to which sums over factors are taken: they keep nine digits
 
 
@@ -36,7 +37,7 @@ class Kurtosis:
 
 
 def kurtosis(matrix: Operator, lines: Lines | None = None, *, seed: int = 0) -> Kurtosis | None:
-    """E(x − μ)⁴ / (E(x − μ)²)² over the entries x of `matrix` (m, n); None if all are equal.
+    """E(x − μ)⁴ / (E(x − μ)²)² over the entries x of `matrix` (m, n); None if all are equal, or nearly and too many.
 
     3 for normally distributed entries, 9 for the product of two such vectors; not less than 1. Of a `LowRank`, from
     the fourth moments of the rows of its factors where that is less work than a pass over the entries; of one for
@@ -131,6 +132,8 @@ def _of_factors(matrix: LowRank, chances: Callable[[], Lines], seed: int) -> tup
             return second, fourth, None
     if loss <= _CONDITION and by_entries > _MOST:
         return second, *_of_sample(matrix, chances(), seed)
+    if by_entries > _TOO_MANY:
+        return 0.0, 0.0, None
     return _of_entries(matrix)
 
 
