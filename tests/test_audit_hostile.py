@@ -12,10 +12,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 import wanalyze
 from tests.conftest import Run
-from tests.planted import PLANTED, with_fields, write
+from tests.planted import PLANTED, UP, named, with_fields, write
 from wanalyze.auditing import Verdict
 from wanalyze.auditing.card import parse_card
 from wanalyze.auditing.regexes import may_hang
@@ -105,6 +106,19 @@ def test_so_many_tensors_of_so_few_bytes_are_not_looked_into(tmp_path: Path) -> 
     assert "20,000 tensors" in finding.message
     assert found.modules == []
     assert any("not-finite" in each.rules for each in found.unchecked)
+
+
+@pytest.mark.parametrize("kind", ["LORA", "LOKR"])
+def test_a_matrix_that_no_machine_holds_is_not_made(kind: str, tmp_path: Path) -> None:
+    parts = {"LORA": ("lora_A.weight", "lora_B.weight"), "LOKR": ("lokr_w1", "lokr_w2")}[kind]
+    shapes = {"LORA": ((2, 10**6), (10**6, 2)), "LOKR": ((1000, 1000), (1000, 1000))}[kind]
+    tensors = {
+        named(f"{UP}.{part}"): torch.ones(shape, dtype=torch.bfloat16)
+        for part, shape in zip(parts, shapes, strict=True)
+    }
+    [found] = wanalyze.audit(write(tmp_path / "adapter", tensors, peft_type=kind, alpha=2)).adapters
+    [finding] = [finding for finding in found.findings if finding.code == "not-understood"]
+    assert "1,000,000 × 1,000,000" in finding.message
 
 
 def test_findings_of_one_rule_are_bounded(tmp_path: Path) -> None:

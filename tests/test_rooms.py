@@ -72,6 +72,8 @@ QUICK = (
     "from wanalyze.cli import main; main(['--help'])",
     "from wanalyze.cli import main; main(['compare', '--help'])",
     "from wanalyze.cli import main; main(['explain', 'effective_rank'])",
+    "from wanalyze.cli import main; main(['explain', 'rank-mismatch'])",
+    "from wanalyze.cli import main; main(['audit', '--show-policy'])",
     "from wanalyze.cli import main; main(['show', 'RUN'])",
     "from wanalyze.cli import main; main(['report', 'RUN'])",
     f"from wanalyze.cli import main; main(['inspect', {str(FIXTURES / 'base')!r}])",

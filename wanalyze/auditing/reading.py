@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from wanalyze.engine import Step
     from wanalyze.pairing import Pairing
 
+_LARGEST = 2**33  # elements of a matrix; the largest embeddings have half as many
 _MANY, _TINY = 4096, 2**11  # tensors, and bytes of each: a factor of rank 1 for 1024 inputs has as many
 
 
@@ -80,6 +82,8 @@ def _understood(subject: Subject, files: AdapterFiles, setting: Setting) -> Subj
         adapter = parse_adapter(files, None if subject.base is None else subject.base.checkpoint)
     except (AdapterError, PairingError, NumericsError) as error:
         return replace(subject, refusal=str(error).removeprefix(f"{files.name}: "))
+    if reason := _oversized(adapter):
+        return replace(subject, refusal=reason)
     return _measured(replace(subject, adapter=adapter), adapter, setting)
 
 
@@ -90,6 +94,17 @@ def _implausible(files: AdapterFiles) -> str | None:
     if len(entries) <= _MANY or mean >= _TINY:
         return None
     return f"holds {len(entries):,} tensors of {mean:,.0f} bytes on average, as no trained adapter does; none was read"
+
+
+def _oversized(adapter: Adapter) -> str | None:
+    """Why no update is measured: factors of few bytes can stand for a matrix that no machine holds."""
+    for update in adapter.updates:
+        if update.shape is not None and math.prod(update.shape) > _LARGEST:
+            rows, columns = update.shape
+            return (
+                f"{update.module[:160]} is {rows:,} × {columns:,}, more than any matrix of a model; none was measured"
+            )
+    return None
 
 
 def _elements(files: AdapterFiles) -> dict[str, Elements]:
