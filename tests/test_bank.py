@@ -251,7 +251,7 @@ def test_what_is_no_file_is_refused(make: Callable[[Path], object], tmp_path: Pa
 
 
 def test_the_same_file_twice_is_refused(trusted: Path) -> None:
-    with pytest.raises(UsageError, match=r"twice.*name each adapter once"):
+    with pytest.raises(UsageError, match=r"is the same file as .*name each adapter once"):
         wanalyze.build_bank(trusted, trusted / "a0")
 
 

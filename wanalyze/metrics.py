@@ -360,6 +360,20 @@ _STATISTICS = (
     ),
 )
 
+_BANK = (
+    Metric(
+        "percentile",
+        "where a number stands in a bank",
+        "per cent",
+        "Of a statistic over the modules of one kind (smallest, median, largest over layers): 100 times the share of the "
+        "bank's adapters that lie below, ties by half, with its 95 % interval (Wilson 1927). Against adapters of the "
+        "same recipe only (base named, method, ranks, kinds of module) or, where there are none, against all, which is "
+        "said; never against the adapter itself.",
+        "rank statistics: of n exchangeable adapters none can tell more finely than 100 / (n + 1)",
+        f"An adapter for another task lies outside as well. {_NO_VERDICT}",
+    ),
+)
+
 _STORED = (
     "R rounds to {numbers}, once, from the exact sum"
     "; a merge that is computed in 16 bits as well loses more. Where the base is stored in finer numbers than these, "
@@ -409,5 +423,5 @@ FIDELITY = tuple(metric.key for metric in _FIDELITY)
 INTRUDERS = ("intruders_left", "intruders_right", "intruder_energy_left", "intruder_energy_right")
 WITH_BASE = ("relative_norm", "relative_spectral_norm", *FIDELITY)  # with the base at hand, and not taken apart
 EXPLAINED: MappingProxyType[str, Metric] = MappingProxyType(
-    {**METRICS, **{metric.key: metric for metric in (*_COSINES, *_STATISTICS, *_FIDELITY)}}
+    {**METRICS, **{metric.key: metric for metric in (*_COSINES, *_STATISTICS, *_BANK, *_FIDELITY)}}
 )

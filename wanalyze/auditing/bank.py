@@ -72,9 +72,9 @@ class Bank(Document):
         seen: set[str] = set()
         for adapter in self.adapters:
             if adapter.hashes & seen:
-                raise ValueError(f"{adapter.ref} is in the bank twice: the same file would count as two adapters")
+                raise ValueError(f"{adapter.ref[:80]} is in the bank twice: the same file would count as two adapters")
             if not adapter.hashes:
-                raise ValueError(f"{adapter.ref} has no hash: what it was cannot be told")
+                raise ValueError(f"{adapter.ref[:80]} has no hash: what it was cannot be told")
             seen |= adapter.hashes
         return self
 
@@ -135,4 +135,5 @@ def read_bank(path: Path) -> Bank:
 def _said(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part)[:60] for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
+    told = str(first["msg"]).removeprefix("Value error, ")
+    return f"{where}: {told}" if where else told

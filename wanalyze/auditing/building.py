@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from wanalyze.auditing.bank import Bank, BankAdapter, make_bank, recipe_of, statistics_of
 from wanalyze.auditing.places import expanded
-from wanalyze.checkpoints import Checkpoint, Location, Reference, open_checkpoint, open_source, public
-from wanalyze.errors import AdapterError
+from wanalyze.checkpoints import AdapterFiles, Checkpoint, Location, Reference, open_checkpoint, open_source, public
+from wanalyze.errors import AdapterError, UsageError
 from wanalyze.result import File, Status, Tool
 from wanalyze.version import VERSION
 
@@ -26,20 +26,35 @@ def build_bank(
     """Measure every adapter; one that cannot be measured in full is an error, by name."""
     under = None if base is None else open_checkpoint(base.location, offline=offline)
     places = [place for reference in references for place in expanded(reference.location)]
-    adapters = [_entry(place, under, progress, offline=offline) for place in places]
+    opened = [(place, _opened(place, offline=offline)) for place in places]
+    _check_each_once(opened)
+    adapters = [_entry(place, source, under, progress) for place, source in opened]
     return make_bank(adapters, Tool(version=VERSION))
 
 
+def _opened(location: Location, *, offline: bool) -> AdapterFiles:
+    source = open_source(location, offline=offline)
+    if isinstance(source, Checkpoint):
+        raise AdapterError(f"{location}: is a checkpoint, not an adapter; a bank holds adapters")
+    return source
+
+
+def _check_each_once(opened: Sequence[tuple[Location, AdapterFiles]]) -> None:
+    """Said before anything is measured."""
+    seen: dict[str, Location] = {}
+    for place, source in opened:
+        for digest in {file.sha256() for file in source.weights.files} - {None}:
+            if (other := seen.setdefault(str(digest), place)) is not place:
+                raise UsageError(f"{place}: is the same file as {other}, and would count twice; name each adapter once")
+
+
 def _entry(
-    location: Location, base: Checkpoint | None, progress: Callable[[Step], None], *, offline: bool
+    location: Location, source: AdapterFiles, base: Checkpoint | None, progress: Callable[[Step], None]
 ) -> BankAdapter:
     from wanalyze.adapters import parse_adapter
     from wanalyze.inspection.updates import changes
     from wanalyze.measure import measure_statistics
 
-    source = open_source(location, offline=offline)
-    if isinstance(source, Checkpoint):
-        raise AdapterError(f"{location}: is a checkpoint, not an adapter; a bank holds adapters")
     adapter = parse_adapter(source, base)
     found = changes(adapter, base, progress, headers=False, more=lambda update, _: measure_statistics(update))
     for change in found:
