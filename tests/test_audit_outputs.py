@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import json
 import os
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import jsonschema
@@ -14,9 +18,10 @@ import pytest
 import wanalyze
 from tests.conftest import Run, lora_factors, normal
 from tests.planted import PLANTED, factors, named, write
-from wanalyze import terminal
+from wanalyze import report, terminal
 from wanalyze.auditing import WRITERS, Audit
 from wanalyze.errors import ExitCode
+from wanalyze.printable import printable
 
 SCHEMA = json.loads((Path(__file__).parent / "data" / "sarif-schema-2.1.0.json").read_text())
 EVIL = "x\x1b[2J\n::error::owned\r%0A::warning::<script>alert(1)</script>|`@`\u202e]]>&"
@@ -99,12 +104,46 @@ def test_markdown_has_no_markup_of_a_stranger(hostile: Audit) -> None:
     assert len(rows) == len(hostile.adapters)
 
 
-@pytest.mark.parametrize("name", ["table", *WRITERS])
+@pytest.mark.parametrize("name", ["table", "html", *WRITERS])
 def test_no_control_character_gets_through(name: str, hostile: Audit) -> None:
-    text = terminal.audit(hostile) if name == "table" else WRITERS[name](hostile)
+    text = {"table": terminal.audit, "html": report.audit_page, **WRITERS}[name](hostile)
     assert not re.search(
         r"[\x00-\x09\x0b-\x1f\x7f\u202a-\u202e]", json.dumps(json.loads(text)) if name == "json" else text
     )
+
+
+class Page(HTMLParser):
+    """Tags, attributes and the text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: set[str] = set()
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in ("meta", "link", "br", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_file_without_script_and_without_markup_of_a_stranger(hostile: Audit) -> None:
+    text = report.audit_page(hostile)
+    page = Page(text)
+    assert page.open == []
+    assert not {"script", "img", "link", "iframe"} & set(page.tags)
+    assert not {"onerror", "onload", "src"} & page.attributes
+    assert "default-src 'none'" in text
+    digest = base64.b64encode(hashlib.sha256(re.findall(r"<style>(.*?)</style>", text, re.DOTALL)[0].encode()).digest())
+    assert f"style-src 'sha256-{digest.decode()}'" in text
+    for adapter in hostile.adapters:
+        for finding in adapter.findings:
+            assert html.escape(printable(finding.message)).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in text
 
 
 def test_the_table_fits_a_terminal_and_ranks_the_worst_first(hostile: Audit) -> None:
@@ -118,11 +157,11 @@ def test_the_table_fits_a_terminal_and_ranks_the_worst_first(hostile: Audit) -> 
 
 def test_files_are_written_by_their_names(cli: Run, tmp_path: Path) -> None:
     folder = write(tmp_path / "adapter")
-    names = ("a.json", "a.sarif", "a.sarif.json", "a.xml", "a.md")
+    names = ("a.json", "a.sarif", "a.sarif.json", "a.xml", "a.md", "a.html")
     done = cli("audit", folder, "-q", *(part for name in names for part in ("-o", tmp_path / name)))
     assert (done.code, done.out) == (ExitCode.done, "")
     starts = [(tmp_path / name).read_text()[:2] for name in names]
-    assert starts == ["{\n", "{\n", "{\n", "<?", "##"]
+    assert starts == ["{\n", "{\n", "{\n", "<?", "##", "<!"]
     assert json.loads((tmp_path / "a.sarif.json").read_text())["version"] == "2.1.0"
 
 

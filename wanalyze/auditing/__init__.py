@@ -3,6 +3,7 @@
 from wanalyze.auditing.bank import Bank, read_bank
 from wanalyze.auditing.building import build_bank
 from wanalyze.auditing.policy import effective_policy, policy_text
+from wanalyze.auditing.ranking import ranked, verdicts
 from wanalyze.auditing.records import Audit, Audited, Finding, Severity, Verdict, json_schema
 from wanalyze.auditing.rules import RULES, SERVERS
 from wanalyze.auditing.run import audit
@@ -26,5 +27,7 @@ __all__ = [
     "effective_policy",
     "json_schema",
     "policy_text",
+    "ranked",
     "read_bank",
+    "verdicts",
 ]

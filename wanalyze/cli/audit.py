@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wanalyze.cli import options
 from wanalyze.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from wanalyze.auditing import Audit
 
 _CODES = {"passed": ExitCode.done, "failed": ExitCode.policy_failed, "unreadable": ExitCode.unreadable}
 
@@ -29,9 +33,9 @@ _CODES = {"passed": ExitCode.done, "failed": ExitCode.policy_failed, "unreadable
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Also write a file: .json, .sarif, .xml (JUnit) or .md; repeatable.",
+    help="Also write a file: .json, .sarif, .xml (JUnit), .md or .html; repeatable.",
 )
-@options.format_option("table", "json", "sarif", "junit", "github", "markdown")
+@options.format_option("table", "json", "sarif", "junit", "github", "markdown", "html")
 @options.offline
 @options.quiet
 @options.verbose
@@ -56,7 +60,7 @@ def audit(
     """
     import wanalyze
     from wanalyze import terminal
-    from wanalyze.auditing import WRITERS, effective_policy, policy_text
+    from wanalyze.auditing import effective_policy, policy_text
     from wanalyze.cli.progress import shown
 
     if show_policy:
@@ -77,21 +81,29 @@ def audit(
             progress=progress,
         )
     for path, name in formats:
-        _write(path, WRITERS[name](found))
+        _write(path, _text(found, name))
     if format_ != "table" or not quiet:
-        click.echo(terminal.audit(found) if format_ == "table" else WRITERS[format_](found), nl=False)
+        click.echo(_text(found, format_), nl=False)
     if format_ == "table" and statistics:
         click.echo(terminal.statistics(found), nl=False)
     return _CODES[found.verdict.value]
+
+
+def _text(found: Audit, format_: str) -> str:
+    from wanalyze import report, terminal
+    from wanalyze.auditing import WRITERS
+
+    return {**WRITERS, "table": terminal.audit, "html": report.audit_page}[format_](found)
 
 
 def _format_of(path: Path) -> str:
     """The format that a file's name asks for; said before the work begins."""
     from wanalyze.auditing import ENDINGS
 
-    found = next((name for ending, name in ENDINGS.items() if path.name.endswith(ending)), None)
+    endings = {**ENDINGS, ".html": "html"}
+    found = next((name for ending, name in endings.items() if path.name.endswith(ending)), None)
     if found is None:
-        raise UsageError(f"{path}: its name must end in {', '.join(ENDINGS)}, which says what to write")
+        raise UsageError(f"{path}: its name must end in {', '.join(endings)}, which says what to write")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: no such folder; make it first")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wanalyze import wording
-from wanalyze.auditing import SERVERS, Audit, Audited, Finding, Severity, Verdict
+from wanalyze.auditing import SERVERS, Audit, Audited, Finding, Severity, Verdict, ranked, verdicts
 from wanalyze.printable import printable
 from wanalyze.terminal.tables import elided, table, wrapped
 
@@ -16,22 +16,21 @@ _LISTED = 40  # adapters of the overview
 
 def audit(found: Audit) -> str:
     """The findings of one adapter; of several a table, the worst first, and the findings of those that do not pass."""
-    ranked = sorted(found.adapters, key=_rank)
+    adapters = ranked(found)
     lines = [_headline(found), ""]
-    if len(ranked) > 1:
-        lines += [*table(_HEADER, [_row(adapter) for adapter in ranked[:_LISTED]], left=2), ""]
-        if len(ranked) > _LISTED:
-            lines += [f"and {len(ranked) - _LISTED:,} more, in --format json", ""]
-        worst = [adapter for adapter in ranked[:_LISTED] if adapter.verdict is not Verdict.passed]
+    if len(adapters) > 1:
+        lines += [*table(_HEADER, [_row(adapter) for adapter in adapters[:_LISTED]], left=2), ""]
+        if len(adapters) > _LISTED:
+            lines += [f"and {len(adapters) - _LISTED:,} more, in --format json", ""]
+        worst = [adapter for adapter in adapters[:_LISTED] if adapter.verdict is not Verdict.passed]
         lines += [line for adapter in worst for line in _adapter(adapter, _FEW)]
     else:
-        lines += [line for adapter in ranked for line in _adapter(adapter, _MOST)]
+        lines += [line for adapter in adapters for line in _adapter(adapter, _MOST)]
     return "\n".join(part for line in lines for part in wrapped(line)).rstrip("\n") + "\n"
 
 
 def _headline(found: Audit) -> str:
-    counts = {verdict: sum(one.verdict is verdict for one in found.adapters) for verdict in Verdict}
-    told = wording.listed([f"{count:,} {verdict.value}" for verdict, count in counts.items() if count])
+    told = wording.listed(verdicts(found))
     return f"{told} under the policy {printable(found.policy.name)}; rules on files and weights, not on behaviour"
 
 
@@ -42,12 +41,6 @@ def _row(adapter: Audited) -> tuple[str, ...]:
     counts = (adapter.count(Severity.error), adapter.count(Severity.warning))
     method = elided(adapter.method or wording.NOT_MEASURED, 20)
     return elided(adapter.ref, 36), adapter.verdict.value, *map(str, counts), method
-
-
-def _rank(adapter: Audited) -> tuple[int, int, int, str]:
-    """The worst first: unreadable, failed, passed; then by the number of errors and warnings."""
-    order = (Verdict.unreadable, Verdict.failed, Verdict.passed)
-    return order.index(adapter.verdict), -adapter.count(Severity.error), -adapter.count(Severity.warning), adapter.ref
 
 
 def _adapter(adapter: Audited, most: int) -> list[str]:
