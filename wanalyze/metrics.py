@@ -366,9 +366,9 @@ _BANK = (
         "where a number stands in a bank",
         "per cent",
         "Of a statistic over the modules of one kind (smallest, median, largest over layers): 100 times the share of "
-        "the bank's adapters that lie below, ties by half, with its 95 % interval (Wilson 1927). Against adapters of the "
-        "same recipe only (base named, method, ranks, kinds of module) or, where there are none, against all, which is "
-        "said; never against the adapter itself.",
+        "the bank's adapters that lie below, ties by half, with its 95 % interval (Wilson 1927). Against adapters of "
+        "the same recipe only (base named, method, ranks, kinds of module) or, where there are none, against all, "
+        "which is said; never against the adapter itself.",
         "rank statistics: of n exchangeable adapters none can tell more finely than 100 / (n + 1)",
         f"An adapter for another task lies outside as well. {_NO_VERDICT}",
     ),
