@@ -219,3 +219,15 @@ def test_what_peft_saves_has_nothing_above_info(kind: str, tmp_path: Path) -> No
         found = audited(made.folder, base=given)
         assert [finding for finding in found.findings if finding.severity is not Severity.info] == []
         assert found.verdict is Verdict.passed
+
+
+def test_the_cause_is_told_once_and_silencing_it_never_makes_the_adapter_pass(tmp_path: Path) -> None:
+    with_fields(r="8")(tmp_path / "adapter")
+    found = audited(tmp_path / "adapter")
+    assert codes(found)["bad-field"] == 1
+    assert codes(found)["not-understood"] == 0
+    assert {row.outcome for row in found.servers} == {"unknown"}
+    (tmp_path / "policy.toml").write_text('[severity]\nbad-field = "info"')
+    again = audited(tmp_path / "adapter", policy=tmp_path / "policy.toml")
+    assert codes(again)["not-understood"] == 1
+    assert again.verdict is Verdict.failed

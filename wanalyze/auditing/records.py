@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 
@@ -11,6 +11,7 @@ from wanalyze.auditing.standing import Standings
 from wanalyze.result import Change, File, Tool
 from wanalyze.result.records import Document, Number, Record
 
+Outcome: TypeAlias = Literal["takes", "differs", "refuses", "unknown"]
 AUDIT_ID: Literal["wanalyze.audit/1"] = "wanalyze.audit/1"
 
 
@@ -70,7 +71,7 @@ class Served(Record):
 
     server: str
     version: str
-    outcome: Literal["takes", "differs", "refuses", "unknown"]
+    outcome: Outcome
     reasons: list[str]
 
 

@@ -43,6 +43,7 @@ class Rule:
 
     `severity` and `limit` are those without a policy, severity None for a rule that a policy must switch on. A rule
     with a `server` says what that server does with what it finds; it is an error where the policy names the server.
+    `implied_by` are rules whose findings, if they weigh as much, leave nothing for this one to say.
     """
 
     code: str
@@ -56,6 +57,7 @@ class Rule:
     caveat: str = "Says what the files hold, not what the model does."
     server: str | None = None
     outcome: Literal["refuses", "differs"] = "refuses"
+    implied_by: tuple[str, ...] = ()
 
     def explained(self) -> Metric:
         """The row that `wanalyze explain` shows."""

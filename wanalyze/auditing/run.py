@@ -108,7 +108,7 @@ def judged(subject: Subject, policy: Effective) -> Audited:
             File(name=file.name, size=file.size, sha256=file.sha256() if file.is_whole else None) for file in weights
         ],
         files=[AuditedFile(name=listed.name, size=listed.size) for listed in subject.listing],
-        findings=sorted(findings, key=_order),
+        findings=sorted(_told_once(findings), key=_order),
         unchecked=_unchecked(lacking),
         servers=served(subject),
         modules=list(subject.changes.values()),
@@ -128,6 +128,20 @@ def _some(hits: Iterable[Hit]) -> list[Hit]:
     if more:
         found.append(Hit(f"and {more:,} more like the {_MOST_HITS} that are listed", found[-1].fix, value=more))
     return found
+
+
+def _told_once(findings: Sequence[Finding]) -> list[Finding]:
+    """Without what another finding implies; one that weighs less, or that the policy silenced, implies nothing."""
+    heaviest: dict[str, Severity] = {}
+    for finding in findings:
+        heaviest.setdefault(finding.code, finding.severity)
+    return [
+        finding
+        for finding in findings
+        if not any(
+            code in heaviest and heaviest[code].reaches(finding.severity) for code in RULES[finding.code].implied_by
+        )
+    ]
 
 
 def _finding(rule: Rule, severity: Severity, hit: Hit, subject: Subject) -> Finding:

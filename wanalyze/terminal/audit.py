@@ -11,6 +11,7 @@ from wanalyze.terminal.tables import elided, table, wrapped
 
 _MOST = 20  # findings shown of each adapter
 _FEW = 3  # of one adapter among several
+_WITHOUT_BASE = "no base was given (--base): whether they fit theirs was not checked"
 _LISTED = 40  # adapters of the overview
 
 
@@ -22,10 +23,11 @@ def audit(found: Audit) -> str:
         lines += [*table(_HEADER, [_row(adapter) for adapter in adapters[:_LISTED]], left=2), ""]
         if len(adapters) > _LISTED:
             lines += [f"and {len(adapters) - _LISTED:,} more, in --format json", ""]
+        lines += [] if found.base is not None else [_WITHOUT_BASE, ""]
         worst = [adapter for adapter in adapters[:_LISTED] if adapter.verdict is not Verdict.passed]
-        lines += [line for adapter in worst for line in _adapter(adapter, _FEW)]
+        lines += [line for adapter in worst for line in [*_adapter(adapter, _FEW), ""]]
     else:
-        lines += [line for adapter in adapters for line in _adapter(adapter, _MOST)]
+        lines += [line for adapter in adapters for line in [*_adapter(adapter, _MOST), *_around(adapter)]]
     return "\n".join(part for line in lines for part in wrapped(line)).rstrip("\n") + "\n"
 
 
@@ -49,10 +51,15 @@ def _adapter(adapter: Audited, most: int) -> list[str]:
     lines += [printable(adapter.reason)] if adapter.reason else []
     lines += [_line(finding) for finding in adapter.findings[:most]]
     if (more := len(adapter.findings) - most) > 0:
-        lines.append(f"and {more} more findings, in --format json")
+        lines.append(f"and {more} more, in --format json")
     lines += [f"known from the baseline: {adapter.known}"] if adapter.known else []
-    lines += [f"not checked, {printable(each.reason)}: {_codes(each.rules)}" for each in adapter.unchecked]
-    return [*lines, *_servers(adapter), ""]
+    return lines
+
+
+def _around(adapter: Audited) -> list[str]:
+    """What was not checked, and what servers would do."""
+    unchecked = [f"not checked, {printable(each.reason)}: {_codes(each.rules)}" for each in adapter.unchecked]
+    return [*unchecked, *_servers(adapter)]
 
 
 def _line(finding: Finding) -> str:
@@ -60,7 +67,7 @@ def _line(finding: Finding) -> str:
 
 
 def _codes(codes: Sequence[str]) -> str:
-    return ", ".join(codes) if len(codes) <= 8 else f"{', '.join(codes[:8])} and {len(codes) - 8} more"
+    return ", ".join(codes) if len(codes) <= 12 else f"{len(codes)} rules, in --format json"
 
 
 def _servers(adapter: Audited) -> list[str]:

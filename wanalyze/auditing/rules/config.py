@@ -186,7 +186,7 @@ def _entries(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
             waiting += value
 
 
-def _hanging(subject: Subject) -> Iterator[Hit]:
+def _hanging_patterns(subject: Subject) -> Iterator[Hit]:
     for field in _PATTERNS:
         for pattern in _texts(subject.config.get(field)):
             if reason := may_hang(pattern):
@@ -321,7 +321,7 @@ CONFIG = (
         "a pattern of the config may never end",
         "A regular expression that peft would run against every module name can take a time without reasonable bound.",
         "peft runs target_modules, rank_pattern, alpha_pattern and others as they are written",
-        _hanging,
+        _hanging_patterns,
         caveat="By the form of the pattern; it is not run. Some patterns of that form are harmless.",
     ),
     Rule(

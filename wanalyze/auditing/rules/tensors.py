@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from wanalyze.auditing.declared import saves, targets, trains_bias
 from wanalyze.auditing.factors import OTHER, Factors
@@ -93,11 +93,9 @@ def _parts(subject: Subject) -> set[str]:
 
 
 def _not_understood(subject: Subject) -> Iterator[Hit]:
-    """What the parser refuses, unless another rule has named the cause already."""
-    if subject.refusal is None or any(True for check in _CAUSES for _ in check(subject)):
-        return
-    hint = "" if subject.base is not None else "; some kinds can be worked out with --base"
-    yield Hit(subject.refusal, f"what it does to the base is not known, so it was not measured{hint}")
+    if subject.refusal is not None:
+        hint = "" if subject.base is not None else "; some kinds can be worked out with --base"
+        yield Hit(subject.refusal, f"what it does to the base is not known, so it was not measured{hint}")
 
 
 def _whole(subject: Subject) -> Iterator[Hit]:
@@ -183,7 +181,8 @@ def _missing_targets(subject: Subject) -> Iterator[Hit]:
             )
 
 
-_CAUSES: tuple[Callable[[Subject], Iterable[Hit]], ...] = (_lone, _ranks, _shapes, _empty, _dtypes)
+# Whichever of these is found says better why an adapter is not understood.
+_CAUSES = ("bad-field", "hanging-pattern", "lone-factor", "rank-mismatch", "bad-shape", "empty-tensor", "odd-dtype")
 
 TENSORS = (
     Rule(
@@ -226,6 +225,7 @@ TENSORS = (
         "Config and tensors contradict each other, or are of a kind that has no update of a weight.",
         "the readers of wanalyze, which follow the code of each tool",
         _not_understood,
+        implied_by=_CAUSES,
         caveat="A kind may be sound and unknown here. What was not worked out was not measured either.",
     ),
     Rule(
