@@ -156,6 +156,16 @@ def test_an_audit_transfers_what_it_reads_and_lists_the_rest(hub: Hub) -> None:
     }
 
 
+@pytest.mark.parametrize("differs", [False, True])
+def test_an_audit_compares_the_commit_of_the_base(hub: Hub, differs: bool) -> None:
+    commit = "0" * 40 if differs else hub.commit("org/tiny")
+    path = hub.root / "org/lora/adapter_config.json"
+    config = {**json.loads(path.read_text()), "base_model_name_or_path": "org/tiny", "revision": commit}
+    path.write_text(json.dumps(config))
+    [found] = wanalyze.audit("hf:org/lora", base="hf:org/tiny").adapters
+    assert ("base-differs" in {finding.code for finding in found.findings}) is differs
+
+
 def test_a_result_names_the_commits(hub: Hub) -> None:
     found = json.loads(wanalyze.compare("org/tiny", "mine=hf:org/lora@main").to_json())
     assert (found["base"]["ref"], found["base"]["revision"]) == ("hf:org/tiny", hub.commit("org/tiny"))

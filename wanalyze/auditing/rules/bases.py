@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from wanalyze.auditing.declared import VOCABULARY
@@ -13,6 +14,7 @@ from wanalyze.checkpoints.sources import ADAPTER_CONFIG
 from wanalyze.naming import module_name
 
 _WITH_BASE = (Need.weights, Need.adapter, Need.base)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _OTHER_BASE = "give the base that it was trained on, or do not deploy it on this one"
 
 
@@ -72,6 +74,13 @@ def _other_name(subject: Subject) -> Iterator[Hit]:
         yield Hit(
             f"it was made for {named[:120]!r}, the base given is {given[:120]!r}",
             "make sure that the two are the same model; policies can list hashes (base_sha256)",
+            file=ADAPTER_CONFIG,
+        )
+    commit, given_commit = str(subject.config.get("revision", "")), subject.base.checkpoint.revision
+    if given_commit is not None and _COMMIT.fullmatch(commit) and commit != given_commit:
+        yield Hit(
+            f"it was made for commit {commit} of its base, the base given is at {given_commit}",
+            f"give the base as hf:org/name@{commit}",
             file=ADAPTER_CONFIG,
         )
 
@@ -142,7 +151,7 @@ BASES = (
         "base-differs",
         Severity.warning,
         "the base given is not the one named",
-        "The last part of base_model_name_or_path is neither that of the base given nor that of its own config.",
+        "base_model_name_or_path ends otherwise than the base given and its own config, or the commits differ.",
         "names are claims: weights of one name can differ, and equal weights can have several",
         _other_name,
         needs=(Need.weights, Need.base),
