@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 
@@ -150,6 +151,13 @@ def test_the_json_is_valid_and_equal_every_time(cli: Run, tmp_path: Path) -> Non
     jsonschema.validate(json.loads(texts[0]), schema)
     assert Audit.model_validate_json(texts[0]).to_json() == texts[0]
     assert str(tmp_path) not in texts[0]
+
+
+def test_what_was_read_is_hashed_and_what_was_listed_is_not(tmp_path: Path) -> None:
+    folder = write(tmp_path / "adapter")
+    found = {file.name: file.sha256 for file in audited(folder).files}
+    read = ("adapter_config.json", "adapter_model.safetensors")
+    assert found == {**{name: sha256((folder / name).read_bytes()).hexdigest() for name in read}, "README.md": None}
 
 
 def test_a_baseline_leaves_what_is_new(cli: Run, tmp_path: Path) -> None:

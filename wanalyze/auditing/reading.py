@@ -15,6 +15,7 @@ from wanalyze.auditing.subject import Subject
 from wanalyze.checkpoints import AdapterFiles, Checkpoint, Found, Location, TensorEntry, find, open_found, public
 from wanalyze.checkpoints.dtypes import Holds
 from wanalyze.checkpoints.listing import listing
+from wanalyze.checkpoints.sources import ADAPTER_CONFIG
 from wanalyze.errors import AdapterError, CheckpointError, NumericsError, PairingError
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def read_subject(location: Location, setting: Setting) -> Subject:
         found = find(location, offline=setting.offline)
         subject = replace(subject, listing=listing(found.folder), card=read_card(found.folder))
         files = _opened(found)
-        return _understood(replace(subject, files=files), files, setting)
+        subject = replace(subject, files=files, hashes=_hashes(found, files))
+        return _understood(subject, files, setting)
     except CheckpointError as error:
         reason = str(error).replace(str(location), subject.ref)
         return replace(subject, unreadable=reason)
@@ -70,6 +72,12 @@ def _opened(found: Found) -> AdapterFiles:
     if isinstance(source, Checkpoint):
         raise CheckpointError(f"{found.where}: is a checkpoint, not an adapter; compare it with its base")
     return source
+
+
+def _hashes(found: Found, files: AdapterFiles) -> dict[str, str]:
+    config = [found.folder.open(ADAPTER_CONFIG)] if ADAPTER_CONFIG in found.folder.names else []
+    hashes = {file.name: file.sha256() for file in (*files.weights.files, *config) if file.is_whole}
+    return {name: digest for name, digest in hashes.items() if digest is not None}
 
 
 def _understood(subject: Subject, files: AdapterFiles, setting: Setting) -> Subject:

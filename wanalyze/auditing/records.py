@@ -76,10 +76,14 @@ class Served(Record):
 
 
 class AuditedFile(Record):
-    """A file in the folder of an adapter; `size` is null for what is no regular file inside it. Only some are read."""
+    """A file in the folder of an adapter.
+
+    `size` is null for what is no regular file inside it, `sha256` for what was not read.
+    """
 
     name: str
     size: int | None
+    sha256: str | None = None
 
 
 class Audited(Record):

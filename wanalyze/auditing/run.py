@@ -104,10 +104,11 @@ def judged(subject: Subject, policy: Effective) -> Audited:
         method=None if subject.adapter is None else subject.adapter.method,
         parameters=None if subject.adapter is None else subject.adapter.trained_parameters,
         base_named=subject.base_named,
-        weights=[
-            File(name=file.name, size=file.size, sha256=file.sha256() if file.is_whole else None) for file in weights
+        weights=[File(name=file.name, size=file.size, sha256=subject.hashes.get(file.name)) for file in weights],
+        files=[
+            AuditedFile(name=listed.name, size=listed.size, sha256=subject.hashes.get(listed.name))
+            for listed in subject.listing
         ],
-        files=[AuditedFile(name=listed.name, size=listed.size) for listed in subject.listing],
         findings=sorted(_told_once(findings), key=_order),
         unchecked=_unchecked(lacking),
         servers=served(subject),

@@ -29,12 +29,12 @@ _NOTHING: Mapping[str, object] = MappingProxyType({})
 class Subject:
     """One adapter.
 
-    `listing` is the folder around it, `card` what its README declares; `unreadable` says why no more could be had.
-    `files` are its config and its tensors by their headers. `adapter` is what they do, None where that contradicts
-    itself: `refusal` then says how. `elements` are counts over each tensor, by its name. `changes` are the statistics
-    of each update by its module: `metrics` name -> number, and in `missing` the reason for every None. `misfit` says
-    why the base given is not its base, `lost` which modules that does not have. `limits` are those of the policy, by
-    the code of the rule.
+    `listing` is the folder around it, `card` what its README declares, `hashes` sha256 of the files that were read,
+    by name; `unreadable` says why no more could be had. `files` are its config and its tensors by their headers.
+    `adapter` is what they do, None where that contradicts itself: `refusal` then says how. `elements` are counts
+    over each tensor, by its name. `changes` are the statistics of each update by its module: `metrics` name ->
+    number, and in `missing` the reason for every None. `misfit` says why the base given is not its base, `lost`
+    which modules that does not have. `limits` are those of the policy, by the code of the rule.
     """
 
     ref: str
@@ -44,6 +44,7 @@ class Subject:
     adapter: Adapter | None = None
     refusal: str | None = None
     unreadable: str | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
     misfit: str | None = None
     elements: Mapping[str, Elements] | None = None
     changes: Mapping[str, Change] = field(default_factory=dict)
