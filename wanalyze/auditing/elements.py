@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +42,7 @@ def elements(tensor: Tensor) -> Elements:
     largest, peak = 0.0, 0
     for start in range(0, flat.numel(), _BLOCK):
         block = flat[start : start + _BLOCK]
-        if not torch.stack(block.aminmax()).isfinite().all():
+        if not all(math.isfinite(end) for end in map(float, block.aminmax())):
             strange = ~block.isfinite()
             first = start + int(strange.nonzero()[0]) if first is None else first
             nan += int(block.isnan().sum())
@@ -50,7 +51,9 @@ def elements(tensor: Tensor) -> Elements:
         low, high = (float(end) for end in block.aminmax())
         if max(-low, high) > largest:
             largest = max(-low, high)
-            peak = start + int(block.argmin() if -low > high else block.argmax())
+            # To look for a place among numbers of 16 bits takes three times as long.
+            wide = block.float() if block.element_size() == 2 else block
+            peak = start + int(wide.argmin() if -low > high else wide.argmax())
     return Elements(
         count=flat.numel(),
         nan=nan,

@@ -90,10 +90,14 @@ def audit(
 
 
 def _text(found: Audit, format_: str) -> str:
-    from wanalyze import report, terminal
+    if format_ == "html":
+        from wanalyze import report
+
+        return report.audit_page(found)
+    from wanalyze import terminal
     from wanalyze.auditing import WRITERS
 
-    return {**WRITERS, "table": terminal.audit, "html": report.audit_page}[format_](found)
+    return {**WRITERS, "table": terminal.audit}[format_](found)
 
 
 def _format_of(path: Path) -> str:
