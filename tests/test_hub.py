@@ -142,6 +142,31 @@ def test_an_adapter_is_read_as_its_folder(hub: Hub) -> None:
     assert torch.equal(found.updates[0].read().dense(), local.updates[0].read().dense())
 
 
+def test_an_audit_transfers_what_it_reads_and_lists_the_rest(hub: Hub) -> None:
+    for name in ("training_args.bin", "modeling_evil.py", "tokenizer.json"):
+        (hub.root / "org/lora" / name).write_text("evil")
+    [found] = wanalyze.audit("hf:org/lora", base="hf:org/tiny").adapters
+    told = {finding.code: finding.file for finding in found.findings}
+    assert told["code-file"] == "modeling_evil.py"
+    assert told["pickle-file"] == "training_args.bin"
+    assert (found.ref, found.revision) == ("hf:org/lora", hub.commit("org/lora"))
+    assert "module-not-in-base" not in {code for each in found.unchecked for code in each.rules}
+    assert {name.rpartition("/")[2] for name in hub.sent if name.startswith("org/lora")} <= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+
+
+@pytest.mark.parametrize("differs", [False, True])
+def test_an_audit_compares_the_commit_of_the_base(hub: Hub, differs: bool) -> None:
+    commit = "0" * 40 if differs else hub.commit("org/tiny")
+    path = hub.root / "org/lora/adapter_config.json"
+    config = {**json.loads(path.read_text()), "base_model_name_or_path": "org/tiny", "revision": commit}
+    path.write_text(json.dumps(config))
+    [found] = wanalyze.audit("hf:org/lora", base="hf:org/tiny").adapters
+    assert ("base-differs" in {finding.code for finding in found.findings}) is differs
+
+
 def test_a_result_names_the_commits(hub: Hub) -> None:
     found = json.loads(wanalyze.compare("org/tiny", "mine=hf:org/lora@main").to_json())
     assert (found["base"]["ref"], found["base"]["revision"]) == ("hf:org/tiny", hub.commit("org/tiny"))

@@ -19,8 +19,8 @@ PACKAGE = Path(wanalyze.__file__).parent
 # Each room may import those before it; the facade, wanalyze itself, may be used by the command line only.
 ROOMS = (
     *("version", "errors", "printable", "markdown", "metrics", "operators", "spectra", "checkpoints", "adapters"),
-    *("naming", "pairing", "intruders", "measure", "result", "engine", "inspection", "wording", "report", "figures"),
-    *("terminal", "cli", "__main__"),
+    *("naming", "pairing", "intruders", "measure", "result", "engine", "inspection", "auditing", "wording"),
+    *("report", "figures", "terminal", "cli", "__main__"),
 )
 
 
@@ -61,6 +61,8 @@ QUICK = (
     "from wanalyze.cli import main; main(['compare', '--help'])",
     "from wanalyze.cli import main; main(['figures', '--help'])",
     "from wanalyze.cli import main; main(['explain', 'effective_rank'])",
+    "from wanalyze.cli import main; main(['explain', 'rank-mismatch'])",
+    "from wanalyze.cli import main; main(['audit', '--show-policy'])",
     "from wanalyze.cli import main; main(['show', 'RUN'])",
     "from wanalyze.cli import main; main(['report', 'RUN'])",
     f"from wanalyze.cli import main; main(['inspect', {str(FIXTURES / 'base')!r}])",

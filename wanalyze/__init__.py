@@ -1,7 +1,7 @@
 """What did this fine-tune do to the weights?
 
-Whatever a command does, one call here does: `compare`, `inspect`, `open_checkpoint`, `open_adapter`. Importing the
-package does not import torch; the first call does.
+Whatever a command does, one call here does: `compare`, `inspect`, `audit`, `build_bank`, `open_checkpoint`,
+`open_adapter`. Importing the package does not import torch; the first call does.
 """
 
 from __future__ import annotations
@@ -15,11 +15,22 @@ from wanalyze.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from wanalyze.adapters import Adapter
+    from wanalyze.auditing import Audit, Bank
     from wanalyze.checkpoints import Checkpoint
     from wanalyze.engine import Plan, Step
     from wanalyze.result import Inventory, Result
 
-__all__ = ["Result", "__version__", "compare", "inspect", "open_adapter", "open_checkpoint", "plan"]
+__all__ = [
+    "Result",
+    "__version__",
+    "audit",
+    "build_bank",
+    "compare",
+    "inspect",
+    "open_adapter",
+    "open_checkpoint",
+    "plan",
+]
 
 Ref: TypeAlias = "str | PathLike[str]"
 
@@ -59,6 +70,57 @@ def inspect(
     place = checkpoints.parse_reference(fspath(reference))
     under = None if base is None else checkpoints.parse_reference(fspath(base))
     return inspection.inspect(place, under, progress or _silent, headers=headers, offline=offline)
+
+
+def audit(
+    *adapters: Ref,
+    base: Ref | None = None,
+    policy: Ref | None = None,
+    bank: Ref | None = None,
+    intruders: bool = False,
+    baseline: Ref | None = None,
+    offline: bool = False,
+    progress: Callable[[Step], None] | None = None,
+) -> Audit:
+    """Hold adapters, or every adapter in a folder, against a policy: the name of a preset, or a TOML file.
+
+    Without a `base`, what could not be checked is said. A `bank` is a file that `build_bank` made. `intruders` are
+    counted if asked for, which takes as long as `compare`. An adapter that cannot be read is a record that says why,
+    not an exception; WanalyzeError for a request, a base or a policy that is wrong.
+    """
+    from wanalyze import auditing, checkpoints
+
+    references = [checkpoints.parse_reference(fspath(text)) for text in adapters]
+    under = None if base is None else checkpoints.parse_reference(fspath(base))
+    effective = auditing.effective_policy(None if policy is None else fspath(policy))
+    trusted, before = (None if path is None else Path(fspath(path)) for path in (bank, baseline))
+    return auditing.audit(
+        references,
+        under,
+        effective,
+        progress or _silent,
+        bank=trusted,
+        intruders=intruders,
+        baseline=before,
+        offline=offline,
+    )
+
+
+def build_bank(
+    *adapters: Ref,
+    base: Ref | None = None,
+    offline: bool = False,
+    progress: Callable[[Step], None] | None = None,
+) -> Bank:
+    """Measure adapters that you trust, or every adapter in a folder, for others to be held against.
+
+    The `base` is needed by those whose updates depend on its weights.
+    """
+    from wanalyze import auditing, checkpoints
+
+    references = [checkpoints.parse_reference(fspath(text)) for text in adapters]
+    under = None if base is None else checkpoints.parse_reference(fspath(base))
+    return auditing.build_bank(references, under, progress or _silent, offline=offline)
 
 
 def plan(

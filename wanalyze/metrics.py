@@ -70,7 +70,8 @@ _TABLE = (
         "ratio",
         "σ₁(ΔW) / σ₁(W0).",
         "standard",
-        "Near or above 1 the update can put a direction of its own at the top of the spectrum of W1.",
+        "Near or above 1 the update can put a direction of its own at the top of the spectrum of W1. An audit finds "
+        "σ₁(W0) of a large matrix from below, to about one part in a thousand.",
     ),
     Metric(
         "effective_rank",
@@ -281,4 +282,146 @@ _COSINES = (
         "They are counted neither as intruders nor as matched.",
     ),
 )
-EXPLAINED: MappingProxyType[str, Metric] = MappingProxyType({**METRICS, **{term.key: term for term in _COSINES}})
+
+# --- what an audit asks of an update; together with ALONE and two energy ranks ---
+
+_BACKDOORS = "Puertolas Merenciano et al., arXiv 2602.15195, one of five statistics of the q, k, v and o projections"
+_NO_VERDICT = (
+    "Published detectors do not carry over: with the recipe held equal none of the 20 features of arXiv 2602.15195 "
+    "told poisoned from clean by its range (an independent replication with 21 adapters), norms that separate on one "
+    "base need calibrating on the next (arXiv 2605.30189), the same statistics score AUC 1.00 within one training "
+    "method and 0.00 across methods (arXiv 2604.08844), adapters harmless alone can be harmful together "
+    "(arXiv 2603.12681), and an attacker who knows the test can train against it. Read it beside a bank of the same "
+    "recipe; it says where to look, never safe or backdoored."
+)
+_STATISTICS = (
+    Metric(
+        "dominance",
+        "energy of the first direction",
+        "share",
+        "σ₁² / Σσ² over the singular values of ΔW: 1 for one direction, 1/r for r equal ones.",
+        "arXiv 2607.01854 (as E1, of abliterated models)",
+        f"The inverse of stable_rank. {_NO_VERDICT}",
+    ),
+    Metric(
+        "concentration",
+        "weight of the first singular value",
+        "share",
+        "σ₁ / Σσ over the singular values of ΔW.",
+        f"{_BACKDOORS} (E)",
+        _NO_VERDICT,
+    ),
+    Metric(
+        "spectral_entropy",
+        "entropy of the spectrum",
+        "nats",
+        "−Σ p ln p with p = σ/Σσ over the singular values of ΔW: the logarithm of effective_rank.",
+        f"{_BACKDOORS} (H)",
+        _NO_VERDICT,
+    ),
+    Metric(
+        "weakest_direction",
+        "weakest promised direction",
+        "ratio",
+        "σ_r / σ₁ of ΔW, r the inner dimension of its factors or the short side of the matrix if that is smaller.",
+        "wanalyze",
+        "0 where a promised direction is unused, as of a factor that never left its zero start.",
+    ),
+    Metric(
+        "kurtosis",
+        "kurtosis of the entries",
+        "ratio",
+        "E(x − μ)⁴ / (E(x − μ)²)² over all entries x of ΔW: 3 for normal entries, 9 for the outer product of two "
+        "normal vectors. Of factors, from the fourth moments of their rows where that is cheap; of larger ones an "
+        "estimate from some 260,000 of them, in rows or columns drawn with probability ∝ norm⁴, see kurtosis_error.",
+        _BACKDOORS,
+        _NO_VERDICT,
+    ),
+    Metric(
+        "kurtosis_error",
+        "standard error of the kurtosis",
+        "ratio",
+        "Of an estimate, the standard deviation over the rows drawn by the square root of their number; 0 where every "
+        "entry counts.",
+        "wanalyze",
+        "The rows are drawn with a fixed seed: equal on every run, not bounded.",
+    ),
+    *(
+        Metric(
+            f"{line}_peak",
+            f"strongest {line} against the median",
+            "ratio",
+            f"The largest norm of a {line} of ΔW over the median of them, the lower of two; {line}s are {meaning}.",
+            f"wanalyze; AdapterSentry 2.0.2 looks at {line}s as well",
+            "High where an update was aimed at few neurons or tokens, and also where a trained model has outlier "
+            "channels, which many have.",
+        )
+        for line, meaning in (("row", "outputs"), ("column", "inputs"))
+    ),
+)
+
+_BANK = (
+    Metric(
+        "percentile",
+        "where a number stands in a bank",
+        "per cent",
+        "Of a statistic over the modules of one kind (smallest, median, largest over layers): 100 times the share of "
+        "the bank's adapters that lie below, ties by half, with its 95 % interval (Wilson 1927). Against adapters of "
+        "the same recipe only (base named, method, ranks, kinds of module) or, where there are none, against all, "
+        "which is said; never against the adapter itself.",
+        "rank statistics: of n exchangeable adapters none can tell more finely than 100 / (n + 1)",
+        f"An adapter for another task lies outside as well. {_NO_VERDICT}",
+    ),
+)
+
+_STORED = (
+    "R rounds to {numbers}, once, from the exact sum"
+    "; a merge that is computed in 16 bits as well loses more. Where the base is stored in finer numbers than these, "
+    "R(W0) is what the same conversion makes of it"
+)
+_MERGED = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp8": "float8 e4m3 with a scale for each row of the merged matrix, its largest entry at 448",
+}
+_FIDELITY = (
+    *(
+        metric
+        for name, numbers in _MERGED.items()
+        for metric in (
+            Metric(
+                f"merge_error_{name}",
+                f"error of the update after merging into {name}",
+                "ratio",
+                f"‖(R(W0 + ΔW) − R(W0)) − ΔW‖_F / ‖ΔW‖_F. {_STORED.format(numbers=numbers)}.",
+                "wanalyze; reported as a loss of merged models in peft #1388, torchtune #1101, unsloth #3091",
+                "Counts noise as well as loss: above 1 the merged update is more rounding than update.",
+            ),
+            Metric(
+                f"merge_swallowed_{name}",
+                f"energy of the update that merging into {name} swallows",
+                "share",
+                "Σ δ² over the entries with R(w0 + δ) = R(w0), by Σ δ² over all: the part of ΔW that is not in the "
+                f"merged matrix at all. {_STORED.format(numbers=numbers)}.",
+                "wanalyze",
+                "What is not swallowed is rounded, see merge_error; that the outputs change in proportion is not said.",
+            ),
+        )
+    ),
+    Metric(
+        "merge_overflow_fp16",
+        "overflow when merged into fp16",
+        "entries",
+        "How many entries of W0 + ΔW round to infinity in float16: from 65520 on.",
+        "IEEE 754",
+        "bf16 has the range of float32, and fp8 is scaled: neither overflows.",
+    ),
+)
+SIGNATURE = ("delta_spectral_norm", "delta_norm", "concentration", "spectral_entropy", "kurtosis")  # arXiv 2602.15195
+STATISTICS = ("energy_rank_90", "energy_rank_99", *(metric.key for metric in _STATISTICS))  # beside ALONE
+FIDELITY = tuple(metric.key for metric in _FIDELITY)
+INTRUDERS = ("intruders_left", "intruders_right", "intruder_energy_left", "intruder_energy_right")
+WITH_BASE = ("relative_norm", "relative_spectral_norm", *FIDELITY)  # with the base at hand, and not taken apart
+EXPLAINED: MappingProxyType[str, Metric] = MappingProxyType(
+    {**METRICS, **{metric.key: metric for metric in (*_COSINES, *_STATISTICS, *_BANK, *_FIDELITY)}}
+)

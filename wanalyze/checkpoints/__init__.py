@@ -9,12 +9,13 @@ from wanalyze.checkpoints.files import WeightFile
 from wanalyze.checkpoints.location import HubLocation
 from wanalyze.checkpoints.mix import Mix, decimal
 from wanalyze.checkpoints.reference import Location, Reference, parse_reference, public
-from wanalyze.checkpoints.sources import AdapterFiles, open_checkpoint, open_source
+from wanalyze.checkpoints.sources import AdapterFiles, Found, find, open_checkpoint, open_found, open_source
 
 __all__ = [
     "AdapterFiles",
     "Checkpoint",
     "DType",
+    "Found",
     "HubLocation",
     "Location",
     "Mix",
@@ -22,7 +23,9 @@ __all__ = [
     "TensorEntry",
     "WeightFile",
     "decimal",
+    "find",
     "open_checkpoint",
+    "open_found",
     "open_source",
     "parse_reference",
     "public",

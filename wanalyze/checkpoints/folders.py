@@ -37,6 +37,10 @@ class Folder(Protocol):
         """A file in it, or below it: never one outside."""
         ...
 
+    def look(self, name: str) -> int:
+        """The size of a file in it, 0 of a folder, without opening or fetching it; CheckpointError as of `open`."""
+        ...
+
     def below(self, name: str) -> Folder:
         """A sub-folder."""
         ...
@@ -69,6 +73,13 @@ class LocalFolder:
         return sorted(found)
 
     def open(self, name: str) -> LocalFile:
+        return LocalFile.open(self._inside(name), name=name)
+
+    def look(self, name: str) -> int:
+        path = self._inside(name)
+        return 0 if path.is_dir() else LocalFile.open(path, name=name).size
+
+    def _inside(self, name: str) -> Path:
         check_inside(name, self.where)
         path = self.path / name
         try:
@@ -77,7 +88,7 @@ class LocalFolder:
             raise CheckpointError(f"{path}: cannot be read ({error})") from error
         if not any(target.is_relative_to(home) for home in self._homes):
             raise CheckpointError(f"{self.path}: {name!r} is a link out of the folder; copy the file here")
-        return LocalFile.open(path, name=name)
+        return path
 
     def below(self, name: str) -> LocalFolder:
         check_inside(name, self.where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -74,38 +75,65 @@ class _Choice:
 Source: TypeAlias = "Checkpoint | AdapterFiles"
 
 
+@dataclass(frozen=True)
+class Found:
+    """A folder, and the file in it that is meant; `name` None where it is the folder as a whole.
+
+    `named` is the file where the user named it on this machine: wherever its link leads is the user's choice.
+    """
+
+    folder: Folder
+    name: str | None = None
+    named: Path | None = None
+
+    @property
+    def where(self) -> str:
+        if self.named is not None:
+            return str(self.named)
+        return self.folder.where if self.name is None else f"{self.folder.where}/{self.name}"
+
+
 def open_source(location: Location, *, offline: bool = False) -> Source:
     """The checkpoint or adapter at a place; reads headers, index and config, no tensor.
 
     What lies on the Hub is, with `offline`, read from the user's Hub cache alone.
     """
+    return open_found(find(location, offline=offline))
+
+
+def find(location: Location, *, offline: bool = False) -> Found:
+    """The folder that a place lies in; of one on the Hub, of the commit that it is at now."""
     if isinstance(location, Mix):
         raise UsageError(
             f"{location}: a sum of adapters can be compared with a base and nothing else; pass one of them"
         )
-    return _open_hub(location, offline) if isinstance(location, HubLocation) else _open_path(location)
+    return _find_hub(location, offline) if isinstance(location, HubLocation) else _find_path(location)
 
 
-def _open_path(path: Path) -> Source:
+def open_found(found: Found) -> Source:
+    if found.name is None:
+        return open_folder(found.folder)
+    return _open_file(found.folder, found.name, found.where, partial(_opened, found, found.name))
+
+
+def _opened(found: Found, name: str) -> WeightFile:
+    return found.folder.open(name) if found.named is None else LocalFile.open(found.named, name=name)
+
+
+def _find_path(path: Path) -> Found:
     try:
         is_folder, exists = path.is_dir(), path.exists() or path.is_symlink()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
     if not exists:
         raise CheckpointError(f"{path}: no such file or folder")
-    if is_folder:
-        return open_folder(LocalFolder(path))
-    # Wherever a link leads that the user names is the user's choice.
-    return _open_file(LocalFolder(path.parent), path.name, str(path), lambda: LocalFile.open(path, name=path.name))
+    return Found(LocalFolder(path)) if is_folder else Found(LocalFolder(path.parent), path.name, path)
 
 
-def _open_hub(location: HubLocation, offline: bool) -> Source:
+def _find_hub(location: HubLocation, offline: bool) -> Found:
     from wanalyze.checkpoints import hub  # the client takes half a second to import, and local files need none
 
-    folder, name = hub.find(location, offline=offline)
-    if name is None:
-        return open_folder(folder)
-    return _open_file(folder, name, str(location), lambda: folder.open(name))
+    return Found(*hub.find(location, offline=offline))
 
 
 def open_checkpoint(location: Location, *, offline: bool = False) -> Checkpoint:

@@ -13,6 +13,8 @@ from typing import NoReturn
 
 import click
 
+from wanalyze.cli.audit import audit
+from wanalyze.cli.bank import bank
 from wanalyze.cli.compare import compare
 from wanalyze.cli.completion import completion
 from wanalyze.cli.explain import explain
@@ -31,12 +33,13 @@ def wanalyze() -> None:
 
     \b
     wanalyze compare BASE TUNED...   measure what was made from a base
+    wanalyze audit ADAPTER           may it be deployed
     wanalyze show reports/RUN        look at the numbers again
     wanalyze explain effective_rank  what a number means
     """
 
 
-for command in (compare, inspect, show, report, figures, explain, completion):
+for command in (compare, inspect, audit, bank, show, report, figures, explain, completion):
     wanalyze.add_command(command)
 
 

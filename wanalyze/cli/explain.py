@@ -1,4 +1,4 @@
-"""`wanalyze explain METRIC`."""
+"""`wanalyze explain METRIC_OR_RULE`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from wanalyze.metrics import EXPLAINED, Metric
 
 
 @click.command()
-@click.argument("name", required=False, metavar="METRIC")
+@click.argument("name", required=False, metavar="METRIC_OR_RULE")
 @options.format_option("text", "json")
 @options.verbose
 def explain(name: str | None, format_: str, verbose: bool) -> int:  # noqa: ARG001 - read by main
-    """Say how a number is defined, where the definition comes from, and what it does not say.
+    """Say how a number or a rule of `audit` is defined, where it comes from, and what it does not say.
 
-    Without METRIC, list them all.
+    Without a name, list them all.
     """
-    if name is not None and name not in EXPLAINED:
-        near = get_close_matches(name, EXPLAINED, 1)
+    from wanalyze.auditing import RULES
+
+    known = {**EXPLAINED, **{code: rule.explained() for code, rule in RULES.items()}}
+    if name is not None and name not in known:
+        near = get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"no metric is called {name!r}; {hint}`wanalyze explain` lists them all")
-    chosen = [EXPLAINED[name]] if name else list(EXPLAINED.values())
+        raise UsageError(f"no metric or rule is called {name!r}; {hint}`wanalyze explain` lists them all")
+    chosen = [known[name]] if name else list(known.values())
     if format_ == "json":
         give(json.dumps([dataclasses.asdict(metric) for metric in chosen], indent=1, ensure_ascii=False) + "\n")
     else:

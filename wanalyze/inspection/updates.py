@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
-import torch
+from torch import Tensor
 
 from wanalyze import measure
 from wanalyze.adapters import Adapter, Update
@@ -18,10 +18,14 @@ from wanalyze.engine.bases import oriented
 from wanalyze.engine.plan import natural
 from wanalyze.engine.record import tidy
 from wanalyze.errors import NumericsError
+from wanalyze.inspection.pool import READING, pool
 from wanalyze.measure import Alone
 from wanalyze.naming import Place, module_name, places
+from wanalyze.operators import Operator
 from wanalyze.pairing import Pair, Selection, pair_adapter
 from wanalyze.result import Change, Status
+
+Measure: TypeAlias = Callable[[Operator, Tensor | None], Alone]
 
 _ONLY_HEADERS = "only headers were read"
 _NEEDS_BASE = "depends on the base's weight: name the base to measure it"
@@ -38,22 +42,31 @@ class _Item:
 
 
 def changes(
-    adapter: Adapter, base: Checkpoint | None, progress: Callable[[Step], None], *, headers: bool
+    adapter: Adapter,
+    base: Checkpoint | None,
+    progress: Callable[[Step], None],
+    *,
+    headers: bool,
+    more: Measure | None = None,
 ) -> list[Change]:
-    """What each update does, in the order of their names; with `headers`, without reading any."""
+    """What each update does, in the order of their names; with `headers`, without reading any.
+
+    `more` takes the place of `measure_update`, given ΔW and, where the base is at hand, W0.
+    """
     items = _items(adapter, base)
     found = places(item.name for item in items)
     if not headers:
-        expect(item.pair.base.content for item in items if item.pair and item.update.needs_base)
-    with _one_thread():
-        return [_change(item, found[item.name], headers=headers) for item in _counted(items, progress)]
+        expect(item.pair.base.content for item in items if item.pair and (more or item.update.needs_base))
+    with pool() as workers:
+        work = partial(_change, more=more, headers=headers)
+        results = workers.map(work, items, [found[item.name] for item in items])
+        return [change for change, _ in zip(results, _counted(items, progress), strict=True)]
 
 
-def _counted(items: Sequence[_Item], progress: Callable[[Step], None]) -> Iterator[_Item]:
-    for done, item in enumerate(items):
+def _counted(items: Sequence[_Item], progress: Callable[[Step], None]) -> Iterator[None]:
+    for done, item in enumerate(items, 1):
         progress(Step(item.name, done, len(items)))
-        yield item
-    progress(Step("", len(items), len(items)))
+        yield
 
 
 def _items(adapter: Adapter, base: Checkpoint | None) -> list[_Item]:
@@ -83,9 +96,9 @@ def name_of(update: Update) -> str:
     return module_name(update.target) + "".join(f"[{index}]" for index in indices)
 
 
-def _change(item: _Item, place: Place, *, headers: bool) -> Change:
+def _change(item: _Item, place: Place, *, more: Measure | None, headers: bool) -> Change:
     update = item.update
-    found = _outcome(item, headers=headers)
+    found = _outcome(item, more, headers=headers)
     return Change(
         name=item.name,
         layer=place.layer,
@@ -109,13 +122,15 @@ class _Outcome(NamedTuple):
     alone: Alone = Alone({})
 
 
-def _outcome(item: _Item, *, headers: bool) -> _Outcome:
+def _outcome(item: _Item, more: Measure | None, *, headers: bool) -> _Outcome:
     update = item.update
     if reason := _why_not(item, headers=headers):
         return _Outcome(Status.skipped, reason, update.shape)
     try:
-        operator = update.read(_weight(item))
-        alone = measure.measure_update(operator)
+        with READING:
+            weight = _weight(item) if more or update.needs_base else None
+            operator = update.read(weight if update.needs_base else None)
+        alone = measure.measure_update(operator) if more is None else more(operator, weight)
     except NumericsError as error:
         return _Outcome(Status.failed, str(error), update.shape)
     return _Outcome(Status.unchanged if alone.is_zero else Status.measured, None, operator.shape, alone)
@@ -127,19 +142,6 @@ def _why_not(item: _Item, *, headers: bool) -> str | None:
     return _NEEDS_BASE if item.update.needs_base and item.pair is None else None
 
 
-def _weight(item: _Item) -> torch.Tensor | None:
-    """W0 as the update takes it, where it depends on that."""
-    if item.pair is None or not item.update.needs_base:
-        return None
-    return oriented(item.pair.base.read(), item.pair)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One matrix at a time, of a few columns: a second thread gains nothing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _weight(item: _Item) -> Tensor | None:
+    """W0 as the update takes it, where it is at hand."""
+    return None if item.pair is None else oriented(item.pair.base.read(), item.pair)

@@ -14,6 +14,7 @@ from wanalyze.measure.compute import COMPUTE
 from wanalyze.measure.drift import DRIFT, Drift, measure_vector, untouched_vector
 from wanalyze.measure.evidence import Base, Evidence, Stored, gather, leading_count
 from wanalyze.measure.evidence import prepare as prepare_bases
+from wanalyze.measure.fidelity import measure_with_base
 from wanalyze.measure.measurement import (
     Ambiguous,
     Measurement,
@@ -25,6 +26,7 @@ from wanalyze.measure.measurement import (
     unmeasurable,
     untouched,
 )
+from wanalyze.measure.statistics import measure_statistics
 from wanalyze.operators import Operator
 
 __all__ = [
@@ -40,8 +42,10 @@ __all__ = [
     "Stored",
     "compare",
     "leading_count",
+    "measure_statistics",
     "measure_update",
     "measure_vector",
+    "measure_with_base",
     "prepare",
     "unmeasurable",
     "untouched",

@@ -13,13 +13,14 @@ from wanalyze.errors import NumericsError
 from wanalyze.measure.drift import check_range, finite
 from wanalyze.measure.measurement import Number
 from wanalyze.metrics import ALONE
-from wanalyze.operators import Kronecker, LowRank, Operator, column_blocks
+from wanalyze.operators import Dense, Kronecker, LowRank, Operator, column_blocks
 from wanalyze.spectra import ranks
+from wanalyze.spectra.decomposition import decompose, triangles
 from wanalyze.spectra.values import SMALL, spectra
 
 _ZERO: Mapping[str, Number | None] = MappingProxyType(dict(zip(ALONE, (0.0, 0.0, None, None), strict=True)))
-_IS_ZERO = "the update is zero"
-_IS_DENSE = "no product of small factors, so its spectrum costs as much as a comparison: compare it with its base"
+IS_ZERO = "the update is zero"
+IS_DENSE = "no product of small factors, so its spectrum costs as much as a comparison: compare it with its base"
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,12 @@ class Alone:
 
 def measure_update(update: Operator) -> Alone:
     """The `ALONE` metrics of ΔW (m, n): of a large dense one its norm only. NumericsError if it is not finite."""
-    update = update.map(_finite)
-    if not isinstance(update, LowRank | Kronecker) and min(update.shape) > SMALL:
-        return _of_entries(update)
-    values = spectra([update])[0].values
+    update = update.map(finite_factor)
+    return of_values(values_of(update)) if has_cheap_values(update) else of_entries(update)
+
+
+def of_values(values: Tensor) -> Alone:
+    """The `ALONE` metrics, given all singular values."""
     largest = values[0].item() if len(values) else 0.0
     _check(largest)
     if largest == 0:
@@ -48,18 +51,35 @@ def measure_update(update: Operator) -> Alone:
     return Alone(dict(zip(ALONE, (float(value) for value in found), strict=True)))
 
 
-def _of_entries(update: Operator) -> Alone:
-    """The norm, a block of columns at a time."""
+def has_cheap_values(update: Operator) -> bool:
+    """Whether its singular values cost less than a comparison."""
+    return isinstance(update, LowRank | Kronecker) or min(update.shape) <= SMALL
+
+
+def values_of(update: Operator) -> Tensor:
+    """All singular values of ΔW that can differ from zero, descending."""
+    if isinstance(update, LowRank):
+        return values_of_triangles(update, triangles(update))
+    return spectra([update])[0].values
+
+
+def values_of_triangles(update: LowRank, known: tuple[Tensor, Tensor]) -> Tensor:
+    left, right = known
+    return decompose(Dense(update.scale * (left @ right.mT))).values
+
+
+def of_entries(update: Operator) -> Alone:
+    """The `ALONE` metrics without singular values: the norm, a block of columns at a time."""
     norms = [torch.linalg.vector_norm(update.columns(block, torch.float64)) for block in column_blocks(update)]
     norm = torch.linalg.vector_norm(torch.stack(norms)).item()
     _check(norm)
     if norm == 0:
         return _nothing()
-    return Alone({**dict.fromkeys(ALONE), "delta_norm": norm}, dict.fromkeys(ALONE[1:], _IS_DENSE))
+    return Alone({**dict.fromkeys(ALONE), "delta_norm": norm}, dict.fromkeys(ALONE[1:], IS_DENSE))
 
 
 def _nothing() -> Alone:
-    return Alone(_ZERO, {key: _IS_ZERO for key in ALONE if _ZERO[key] is None})
+    return Alone(_ZERO, {key: IS_ZERO for key in ALONE if _ZERO[key] is None})
 
 
 def _check(largest: float) -> None:
@@ -68,5 +88,5 @@ def _check(largest: float) -> None:
     check_range(largest, "the update")
 
 
-def _finite(factor: Tensor) -> Tensor:
+def finite_factor(factor: Tensor) -> Tensor:
     return finite(factor, "a factor of the update")

@@ -81,13 +81,13 @@ class Measurement:
 
 
 def measured(outcomes: Mapping[str, Outcome], left: Side, right: Side, spectra: Mapping[str, Tensor]) -> Measurement:
-    return Measurement(True, *_split(outcomes), left, right, spectra)
+    return Measurement(True, *split(outcomes), left, right, spectra)
 
 
 def unmeasurable() -> Measurement:
     """In place of a measurement that failed."""
     outcomes: dict[str, Outcome] = dict.fromkeys(METRICS, Missing("the matrix could not be measured"))
-    return Measurement(False, *_split(outcomes))
+    return Measurement(False, *split(outcomes))
 
 
 def untouched(shape: tuple[int, int], scope: Scope) -> Measurement:
@@ -116,7 +116,7 @@ def unchanged(
         k = min(k, count_alive(base_values))
     side = Side(((1.0, 1.0),) * k, tuple(range(k)))
     spectra = {} if base_values is None else {"base_values": base_values}
-    return Measurement(False, *_split(outcomes), side, side, spectra)
+    return Measurement(False, *split(outcomes), side, side, spectra)
 
 
 def side_of(name: SideName, found: Overlaps, epsilon: float) -> Side:
@@ -143,6 +143,7 @@ def side_of(name: SideName, found: Overlaps, epsilon: float) -> Side:
     return Side(cosines, matched, tuple(ambiguous), found.similarity)
 
 
-def _split(outcomes: Mapping[str, Outcome]) -> tuple[dict[str, Number | None], dict[str, str]]:
+def split(outcomes: Mapping[str, Outcome]) -> tuple[dict[str, Number | None], dict[str, str]]:
+    """The numbers, None where there is none, and the reason for each None."""
     metrics = {key: None if isinstance(found, Missing) else found for key, found in outcomes.items()}
     return metrics, {key: found.reason for key, found in outcomes.items() if isinstance(found, Missing)}

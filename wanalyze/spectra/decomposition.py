@@ -53,8 +53,17 @@ def power_of_two(size: float) -> float:
     return math.ldexp(1.0, math.frexp(size)[1] - 1) if size else 1.0
 
 
+def triangles(matrix: LowRank) -> tuple[Tensor, Tensor]:
+    """R (min(m, r), r) of left = Q R, and R (min(n, r), r) of rightᵀ = Q R.
+
+    The values of the product are those of scale · R_left R_rightᵀ.
+    """
+    left, right = (widened(factor, torch.float64) for factor in (matrix.left, matrix.right.mT))
+    return torch.linalg.qr(left, mode="r").R, torch.linalg.qr(right, mode="r").R
+
+
 def _low_rank(matrix: LowRank) -> Decomposition:
-    # sv(s B A) = sv(s R_B R_Aᵀ) with B = Q_B R_B and Aᵀ = Q_A R_A: the m x n product is never formed.
+    # The thin QRs of `triangles`, with their Q for the vectors: the m x n product is never formed.
     q_left, r_left = torch.linalg.qr(widened(matrix.left, torch.float64))
     q_right, r_right = torch.linalg.qr(widened(matrix.right.mT, torch.float64))
     core = decompose(Dense(matrix.scale * (r_left @ r_right.mT)))

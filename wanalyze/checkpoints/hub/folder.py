@@ -64,6 +64,11 @@ class HubFolder:
             cache.remember(self.commit.location, self.commit.sha)
         return _local(found, name, listed, is_read_whole=True)
 
+    def look(self, name: str) -> int:
+        check_inside(name, self.where)
+        listed = self.files.get(self._prefix + name)
+        return 0 if listed is None else listed.size
+
     def below(self, name: str) -> HubFolder:
         check_inside(name, self.where)
         return replace(self, path=self._prefix + name.rstrip("/"))
