@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import wanalyze
 from tests.conftest import Run
-from tests.planted import PLANTED, UP, named, with_fields, write
-from wanalyze.auditing import Verdict
+from tests.planted import PLANTED, UP, A, B, base, factors, named, with_fields, write
+from wanalyze import report, terminal
+from wanalyze.auditing import WRITERS, Verdict
 from wanalyze.auditing.card import parse_card
 from wanalyze.auditing.regexes import may_hang
 from wanalyze.errors import ExitCode
@@ -213,3 +216,41 @@ def test_progress_and_hints_do_not_touch_stdout(cli: Run, tmp_path: Path) -> Non
     for name in "ab":
         write(tmp_path / "many" / name)
     json.loads(cli("audit", tmp_path / "many", "--format", "json").out)
+
+
+_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(["", "q_proj", ".*", "(a+)+", "pissa", "\x1b[0m", "\u202e", "a" * 3000]),
+    st.lists(st.sampled_from(["q_proj", "", 1, None]), max_size=3),
+    st.dictionaries(st.sampled_from(["q_proj", "", "trust_remote_code"]), st.integers(-1, 9), max_size=2),
+)
+_FIELDS = st.sampled_from(["r", "lora_alpha", "bias", "target_modules", "modules_to_save", "rank_pattern", "use_dora"])
+_MORE = st.sampled_from(
+    ["peft_type", "init_lora_weights", "layer_replication", "auto_mapping", "trainable_token_indices"]
+)
+_NAMES = st.sampled_from([A, B, named("lm_head.weight"), named(f"{UP}.lora_magnitude_vector"), "", "x"])
+_SHAPES = st.sampled_from([(2, 16), (20, 2), (0, 3), (1,), (), (2, 2, 2), (16, 2), (1, 1, 1, 1, 1, 1)])
+_DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.bool, torch.complex64])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    fields=st.dictionaries(st.one_of(_FIELDS, _MORE), _VALUES, max_size=3),
+    tensors=st.dictionaries(_NAMES, st.tuples(_SHAPES, _DTYPES, st.sampled_from([1, 0, 1e30, torch.nan])), max_size=2),
+    with_base=st.booleans(),
+)
+def test_whatever_it_holds_an_audit_ends_in_a_verdict_that_can_be_written(
+    fields: dict[str, object],
+    tensors: dict[str, tuple[tuple[int, ...], torch.dtype, float]],
+    with_base: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    drawn = {name: (torch.ones(shape) * scale).to(dtype) for name, (shape, dtype, scale) in tensors.items()}
+    write(folder / "adapter", {**factors(), **drawn}, **fields)
+    found = wanalyze.audit(folder / "adapter", base=base(folder) if with_base else None)
+    for text in (terminal.audit(found), report.audit_page(found), *(write_(found) for write_ in WRITERS.values())):
+        assert text.endswith("\n") or text.count("\n") == 0

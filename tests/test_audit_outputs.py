@@ -8,6 +8,7 @@ import html
 import json
 import os
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -67,6 +68,16 @@ def test_the_check_of_the_schema_can_fail(hostile: Audit) -> None:
     found["runs"][0]["results"][0]["level"] = "fatal"
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft4Validator(SCHEMA).validate(found)
+
+
+def test_findings_that_sarif_has_no_room_for_are_counted(hostile: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["wanalyze.auditing.writers.sarif"], "_MOST", 3)
+    found = json.loads(WRITERS["sarif"](hostile))
+    jsonschema.Draft4Validator(SCHEMA).validate(found)
+    [run] = found["runs"]
+    assert [result["level"] for result in run["results"]] == ["error"] * 3
+    left = sum(len(adapter.findings) for adapter in hostile.adapters) - 3
+    assert f"{left} findings" in run["invocations"][0]["toolExecutionNotifications"][-1]["message"]["text"]
 
 
 def test_junit_is_read_by_a_reader_of_it(hostile: Audit, tmp_path: Path) -> None:

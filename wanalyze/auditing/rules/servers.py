@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Literal
@@ -205,17 +206,10 @@ def _only_safetensors(subject: Subject) -> Iterator[Hit]:
         yield Hit(f"TGI reads safetensors alone, not {name}", "save it as safetensors", file=name)
 
 
-def _ignored(subject: Subject, title: str, fields: tuple[str, ...]) -> Iterator[Hit]:
+def _ignored(subject: Subject, title: str) -> Iterator[Hit]:
+    fields = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "bias")
     yield from _fields(subject, title, fields, "ignores, without a word,")
     yield from _unserved(subject, title, _OF_TGI, "ignores, without a word,")
-
-
-def _tgi_ignored(subject: Subject) -> Iterator[Hit]:
-    return _ignored(subject, "TGI", ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "bias"))
-
-
-def _lorax_ignored(subject: Subject) -> Iterator[Hit]:
-    return _ignored(subject, "LoRAX", ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "bias"))
 
 
 # --- llama.cpp ---
@@ -265,7 +259,7 @@ def _row(
 
 
 SERVER_RULES = (
-    _row("vllm", "kind", "refuses", "it knows LoRA alone", lambda subject: _kind(subject, "vLLM")),
+    _row("vllm", "kind", "refuses", "it knows LoRA alone", partial(_kind, title="vLLM")),
     _row("vllm", "rank", "refuses", "the rank is above --max-lora-rank", _vllm_rank, limit=16),
     _row("vllm", "variant", "refuses", "a variant that it does not have", _vllm_variants),
     _row("vllm", "initialisation", "refuses", "an initialisation that changes the base", _vllm_start),
@@ -273,16 +267,16 @@ SERVER_RULES = (
     _row("vllm", "config", "refuses", "a field that it needs is missing", _vllm_config),
     _row("vllm", "name", "refuses", "names of tensors that it does not know", _vllm_names),
     _row("vllm", "dropped", "differs", "copies of embedding and head are dropped", _vllm_dropped),
-    _row("sglang", "kind", "refuses", "it knows LoRA alone", lambda subject: _kind(subject, "SGLang")),
+    _row("sglang", "kind", "refuses", "it knows LoRA alone", partial(_kind, title="SGLang")),
     _row("sglang", "variant", "refuses", "a variant that it does not have", _sglang_variants),
     _row("sglang", "target", "refuses", "modules or target_modules that it does not have", _sglang_targets),
     _row("sglang", "scale", "differs", "the scale is alpha / r, whatever the config says (issue 40835)", _sglang_scale),
     _row("sglang", "skipped", "differs", "tensors that are saved whole are skipped", _sglang_skipped),
-    _row("tgi", "kind", "refuses", "it knows LoRA alone", lambda subject: _kind(subject, "TGI")),
+    _row("tgi", "kind", "refuses", "it knows LoRA alone", partial(_kind, title="TGI")),
     _row("tgi", "format", "refuses", "weights that are no safetensors", _only_safetensors),
-    _row("tgi", "ignored", "differs", "what it does not have is ignored", _tgi_ignored),
-    _row("lorax", "kind", "refuses", "it knows LoRA alone", lambda subject: _kind(subject, "LoRAX")),
-    _row("lorax", "ignored", "differs", "what it does not have is ignored", _lorax_ignored),
+    _row("tgi", "ignored", "differs", "what it does not have is ignored", partial(_ignored, title="TGI")),
+    _row("lorax", "kind", "refuses", "it knows LoRA alone", partial(_kind, title="LoRAX")),
+    _row("lorax", "ignored", "differs", "what it does not have is ignored", partial(_ignored, title="LoRAX")),
     _row("llama-cpp", "name", "refuses", "tensors other than lora_A and lora_B", _llama_names),
     _row("llama-cpp", "scale", "differs", "the scale is alpha / r, whatever the config says", _llama_scale),
 )

@@ -58,6 +58,6 @@ def _text(text: str) -> str:
     r"""Plain text, with nothing that Markdown or HTML would act on.
 
     >>> _text("<b>|`x`")
-    '\\\\<b\\\\>\\\\|\\\\`x\\\\`'
+    '\\<b\\>\\|\\`x\\`'
     """
     return _SPECIAL.sub(r"\\\1", printable(text))

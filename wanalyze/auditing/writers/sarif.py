@@ -16,7 +16,7 @@ _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sa
 _LEVELS = {Severity.info: "note", Severity.warning: "warning", Severity.error: "error"}
 _FIRST = ("error", "warning", "note")
 _SCORES = {Severity.info: "2.0", Severity.warning: "5.0", Severity.error: "8.0"}  # GitHub: 4 medium, 7 high
-_MOST = 5000  # results of a run that GitHub shows
+_MOST = 25_000  # results of a run that GitHub takes
 _UNREADABLE = "unreadable"
 
 
@@ -87,3 +87,6 @@ def _notifications(found: Audit) -> Iterator[dict[str, object]]:
                 "message": {"text": printable(adapter.reason or "")},
                 "locations": [_physical(adapter)],
             }
+    more = sum(len(adapter.findings) for adapter in found.adapters) - _MOST
+    if more > 0:
+        yield {"level": "warning", "message": {"text": f"{more:,} findings are left out, the least severe ones"}}
