@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from wanalyze.errors import ResultError
 from wanalyze.result.notebook import models_html, modules_frame
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SCHEMA_ID: Literal["wanalyze.result/1"] = "wanalyze.result/1"
 Number: TypeAlias = Annotated[int | float, Field(allow_inf_nan=False)]
 Cosine: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Side: TypeAlias = Annotated[int, Field(ge=1)]
 
 
 class Record(BaseModel):
@@ -51,12 +52,17 @@ class Tool(Record):
 class Settings(Record):
     """What the numbers depend on, beside the files; of `precision` float32 all of them are estimates."""
 
-    top_k: int
-    epsilon: float
+    top_k: int = Field(ge=1)
+    epsilon: float = Field(gt=0, le=1)
     only: list[str] = []
     skip: list[str] = []
     precision: Literal["float64", "float32"] = "float64"
     device: str = "cpu"
+
+    @property
+    def estimated(self) -> bool:
+        """Whether every number is an estimate."""
+        return self.precision == "float32"
 
 
 class File(Record):
@@ -83,11 +89,13 @@ class Source(Record):
 class Summary(Record):
     """One model in a few numbers; medians are over measured matrices, null where there are none.
 
-    `matrices_with_intruders` counts either side; `changed_share` is the share of entries that differ from the base,
+    `matrices_with_intruders` counts either side, among the `counted`: a measured matrix without singular vectors in
+    the base, which is zero then, has none to count. `changed_share` is the share of entries that differ from the base,
     over all that was compared.
     """
 
     measured: int
+    counted: int
     unchanged: int
     failed: int
     skipped: int
@@ -157,7 +165,7 @@ class Module(Record):
     name: str
     layer: int | None
     kind: str
-    shape: list[int]
+    shape: Annotated[list[Side], Field(min_length=2, max_length=2)]
     dtype: str
     status: Status
     reason: str | None = None
@@ -222,6 +230,16 @@ class Result(Document):
     _arrays: Mapping[str, np.ndarray] | None = PrivateAttr(default=None)
     _arrays_path: str | None = PrivateAttr(default=None)
 
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Result:
+        labels = [model.label for model in self.models]
+        if len({*labels}) < len(labels):
+            raise ValueError("two models have the same label")
+        for item in (*self.modules, *self.vectors, *self.skipped):
+            if item.model not in labels:
+                raise ValueError(f"{item.name} is of {item.model!r}, which is no model of the run")
+        return self
+
     def __getitem__(self, name: str) -> list[Module]:
         """The records of one matrix, one per model."""
         found = [module for module in self.modules if module.name == name]
@@ -234,7 +252,7 @@ class Result(Document):
         return modules_frame(self.modules)
 
     def _repr_html_(self) -> str:
-        return models_html(self.models)
+        return models_html(self.models, estimated=self.settings.estimated)
 
     @property
     def arrays(self) -> Mapping[str, np.ndarray]:

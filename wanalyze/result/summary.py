@@ -19,6 +19,7 @@ def summarise(modules: Sequence[Module], vectors: Sequence[Vector], skipped: Seq
     left, right = (_counts(measured, f"intruders_{side}") for side in ("left", "right"))
     return Summary(
         measured=len(measured),
+        counted=len(left),
         unchanged=sum(module.status is Status.unchanged for module in modules),
         failed=sum(item.status is Status.failed for item in everything),
         skipped=len(skipped),
