@@ -78,9 +78,10 @@ def test_show_and_report_read_the_run_again(cli: Run, tmp_path: Path, base: Path
 
 def test_explain_defines_every_metric(cli: Run) -> None:
     from wanalyze.auditing import RULES
+    from wanalyze.findings import CHECKS
     from wanalyze.metrics import EXPLAINED
 
-    known = {**EXPLAINED, **{code: rule.explained() for code, rule in RULES.items()}}
+    known = {**EXPLAINED, **{code: row.explained() for table in (CHECKS, RULES) for code, row in table.items()}}
     for key in known:
         assert known[key].definition in cli("explain", key).out
     assert len(json.loads(cli("explain", "--format", "json").out)) == len(known)

@@ -18,8 +18,19 @@ from tests.conftest import FIXTURES, normal
 PACKAGE = Path(wanalyze.__file__).parent
 # Each room may import those before it; the facade, wanalyze itself, may be used by the command line only.
 ROOMS = (
-    *("version", "errors", "printable", "markdown", "metrics", "operators", "spectra", "checkpoints", "adapters"),
-    *("naming", "pairing", "intruders", "measure", "result", "engine", "inspection", "auditing", "wording"),
+    *(
+        "version",
+        "errors",
+        "printable",
+        "numerals",
+        "markdown",
+        "metrics",
+        "operators",
+        "spectra",
+        "checkpoints",
+        "adapters",
+    ),
+    *("naming", "pairing", "intruders", "measure", "result", "findings", "engine", "inspection", "auditing", "wording"),
     *("report", "figures", "terminal", "cli", "__main__"),
 )
 

@@ -14,6 +14,7 @@ from wanalyze.adapters.mixture import base_named
 from wanalyze.checkpoints import Checkpoint, Mix, TensorEntry, WeightFile, public
 from wanalyze.engine.plan import BASE_LABEL, Plan, Tuned, natural
 from wanalyze.engine.provenance import Hashes, Opened, hashed_whole
+from wanalyze.findings import findings_of
 from wanalyze.measure import Measurement
 from wanalyze.naming import Place
 from wanalyze.pairing import Pair
@@ -117,6 +118,7 @@ def result_of(plan: Plan, collected: Collected) -> Result:
         models=[_model(tuned, collected) for tuned in plan.tuned],
         modules=collected.modules,
         vectors=collected.vectors,
+        findings=findings_of(collected.modules),
         skipped=[item for tuned in plan.tuned for item in _skipped(tuned)],
     )
     result._arrays = collected.arrays

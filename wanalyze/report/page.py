@@ -163,9 +163,10 @@ def _findings(result: Result, sheet: Sheet) -> list[tuple[Finding, str | None]]:
 
 def _tone(result: Result) -> tuple[str, str]:
     """The class and the shape of the verdict."""
-    if not any(model.summary.measured for model in result.models):
+    if not any(model.summary.counted for model in result.models):
         return "unknown", "?"
-    hit = result.findings or any(m.summary.matrices_with_intruders or m.summary.failed for m in result.models)
+    warned = any(finding.severity != "info" for finding in result.findings)
+    hit = warned or any(m.summary.matrices_with_intruders or m.summary.failed for m in result.models)
     return ("review", "▲") if hit else ("ordinary", "●")
 
 

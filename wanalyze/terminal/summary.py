@@ -21,6 +21,7 @@ def summary(result: Result, folder: str | None) -> str:
         *table(_MODEL_HEADER, [_model_row(model) for model in result.models]),
         f"intruders: matrices with at least one, output / input side "
         f"(k = {result.settings.top_k}, ε = {result.settings.epsilon:g})",
+        *_finding_lines(result),
         *along_depth(result, "relative_norm", "rel. norm"),
         *_coverage_lines(result),
         *(printable(line) for line in wording.merged(result)),
@@ -37,14 +38,13 @@ _MODEL_HEADER = ("model", "method", "changed", "eff. rank", "rel. norm", "intrud
 
 def _model_row(model: Model) -> tuple[str, ...]:
     found = model.summary
-    hits = f"{found.matrices_with_intruders_left} / {found.matrices_with_intruders_right} of {found.measured}"
     return (
         elided(model.label, 20),
         elided(model.method, 14),
         wording.share(found.changed_share),
         wording.number(found.median_effective_rank),
         wording.number(found.median_relative_norm),
-        hits if found.measured else wording.NOT_MEASURED,
+        found.hits or wording.NOT_MEASURED,
     )
 
 
@@ -61,6 +61,16 @@ def _coverage_lines(result: Result) -> list[str]:
     lines += [f"failed: {printable(f'{m} {n}: {reason}')}" for m, n, reason in failures[:_FEW]]
     more = [("reasons to skip", len(reasons) - _FEW), ("failures", len(failures) - _FEW)]
     return [*lines, *(f"and {count} more {what}, in result.json" for what, count in more if count > 0)]
+
+
+def _finding_lines(result: Result) -> list[str]:
+    lines = [
+        f"{finding.severity}: {finding.code} {printable(' '.join(filter(None, (finding.model, finding.module))))}: "
+        f"{printable(finding.message)}"
+        for finding in result.findings[:_FEW]
+    ]
+    more = len(result.findings) - _FEW
+    return [*lines, f"and {more} more findings, in result.json"] if more > 0 else lines
 
 
 def _note_lines(result: Result) -> list[str]:
