@@ -16,7 +16,7 @@ import wanalyze
 from tests.bad_inputs import SAFETENSORS
 from tests.conftest import FIXTURES, Run
 from tests.peft_oracle import make
-from tests.planted import CLEAN, PLANTED, Planted, base, with_fields, write
+from tests.planted import CLEAN, PLANTED, Planted, base, factors, with_fields, with_file, write
 from wanalyze.auditing import RULES, Audit, Audited, Severity, Verdict, json_schema
 from wanalyze.auditing.rules.bases import BASES
 from wanalyze.auditing.rules.config import CONFIG
@@ -64,7 +64,8 @@ def _worst(found: Audited) -> Severity:
 def test_every_rule_on_structure_and_servers_is_planted() -> None:
     assert len(PLANTED) >= 40
     families = (FILES, CONFIG, PROVENANCE, TENSORS, VALUES, BASES, SERVER_RULES)
-    assert {planted.code for planted in PLANTED} == {rule.code for family in families for rule in family}
+    takes_two = {"same-weights"}
+    assert {planted.code for planted in PLANTED} | takes_two == {rule.code for family in families for rule in family}
 
 
 # kohya's is for another sort of base.
@@ -136,6 +137,58 @@ def test_a_folder_counts_as_the_adapters_in_it_and_one_bad_file_stops_no_other(t
     assert found.verdict is Verdict.unreadable
 
 
+def test_no_adapter_at_any_depth_of_a_folder_is_passed_over(cli: Run, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    for name in ("a", "team/b", "team/deep/er/c", "a/checkpoint-9"):
+        write(many / name)
+    (many / "training_args.bin").write_bytes(b"x")
+    (many / "a" / "checkpoint-9" / "optimizer.pt").write_bytes(b"x")
+    (many / "a" / "state").mkdir()
+    (many / "a" / "state" / "optimizer.pt").write_bytes(b"x")
+    (many / "linked").symlink_to(write(tmp_path / "elsewhere"))
+    (many / "circle").symlink_to(many / "team")
+    verdicts = {Path(each.ref).relative_to("many"): each.verdict.value for each in wanalyze.audit(many).adapters}
+    passed = ("a", "team/b", "team/deep/er/c", "a/checkpoint-9", "linked")
+    assert verdicts == {
+        **{Path(name): "passed" for name in passed},
+        **{Path(name): "unreadable" for name in (".", "circle")},
+    }
+    assert cli("audit", many).code == ExitCode.unreadable
+
+
+def test_what_lies_too_deep_is_unreadable_and_never_passed(cli: Run, tmp_path: Path) -> None:
+    write(tmp_path / "many" / "a")
+    write(tmp_path / "many" / "/".join("bcdefghij"))
+    assert cli("audit", tmp_path / "many").code == ExitCode.unreadable
+
+
+def test_a_folder_that_cannot_be_listed_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "many" / "a")
+    for number in range(9):
+        write(tmp_path / "many" / "b" / str(number))
+    monkeypatch.setattr("wanalyze.checkpoints.folders._MOST_NAMES", 5)
+    found = wanalyze.audit(tmp_path / "many")
+    assert [adapter.verdict.value for adapter in found.adapters] == ["passed", "unreadable"]
+
+
+def test_the_same_weights_under_two_names_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "many" / "a")
+    write(tmp_path / "many" / "b", lora_alpha=8)
+    write(tmp_path / "many" / "c", factors(seed=7))
+    first, second, third = wanalyze.audit(tmp_path / "many").adapters
+    [finding] = [finding for finding in second.findings if finding.severity is not Severity.info]
+    assert finding.code == "same-weights"
+    assert first.ref in finding.message
+    assert codes(first)["same-weights"] == codes(third)["same-weights"] == 0
+
+
+def test_updates_that_were_not_measured_are_told(tmp_path: Path) -> None:
+    folder = CLEAN["DoRA"](tmp_path / "adapter")
+    told = [each for each in audited(folder).unchecked if "6 of 6 updates were not measured" in each.reason]
+    assert [("idle-adapter" in each.rules, "not-finite" in each.rules) for each in told] == [(True, False)]
+    assert not any("updates" in each.reason for each in audited(folder, base=base(tmp_path)).unchecked)
+
+
 def test_without_the_base_what_was_not_checked_is_said(tmp_path: Path) -> None:
     reasons = {code: each.reason for each in audited(write(tmp_path / "a")).unchecked for code in each.rules}
     assert "no base was given" in reasons["module-not-in-base"]
@@ -175,6 +228,15 @@ def test_a_baseline_leaves_what_is_new(cli: Run, tmp_path: Path) -> None:
     assert codes(new) == {"code-file": 1}
     assert new.known > 0
     assert new.verdict is Verdict.failed
+
+
+def test_a_baseline_hides_nothing_that_weighs_more_than_it_did(cli: Run, tmp_path: Path) -> None:
+    folder, old = tmp_path / "adapter", tmp_path / "old.json"
+    with_file("training_args.bin")(folder)
+    assert cli("audit", folder, "-q", "-o", old).code == ExitCode.done
+    assert cli("audit", folder, "-q", "--policy", "strict").code == ExitCode.policy_failed
+    assert cli("audit", folder, "-q", "--policy", "strict", "--baseline", old).code == ExitCode.policy_failed
+    assert cli("audit", folder, "-q", "--baseline", old).code == ExitCode.done
 
 
 def test_a_baseline_never_makes_the_unreadable_pass(cli: Run, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import html
 import json
 import os
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,11 +22,12 @@ from tests.conftest import Run, lora_factors, normal
 from tests.planted import PLANTED, factors, named, write
 from wanalyze import report, terminal
 from wanalyze.auditing import WRITERS, Audit
+from wanalyze.auditing.records import Unchecked
 from wanalyze.errors import ExitCode
 from wanalyze.printable import printable
 
 SCHEMA = json.loads((Path(__file__).parent / "data" / "sarif-schema-2.1.0.json").read_text())
-EVIL = "x\x1b[2J\n::error::owned\r%0A::warning::<script>alert(1)</script>|`@`\u202e]]>&"
+EVIL = "x\x1b[2J\n::error::owned\r%0A::warning::<script>alert(1)</script>|`@`\u202e\u2028]]>&"
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +121,7 @@ def test_markdown_has_no_markup_of_a_stranger(hostile: Audit) -> None:
 def test_no_control_character_gets_through(name: str, hostile: Audit) -> None:
     text = {"table": terminal.audit, "html": report.audit_page, **WRITERS}[name](hostile)
     assert not re.search(
-        r"[\x00-\x09\x0b-\x1f\x7f\u202a-\u202e]", json.dumps(json.loads(text)) if name == "json" else text
+        r"[\x00-\x09\x0b-\x1f\x7f\u2028-\u202e]", json.dumps(json.loads(text)) if name == "json" else text
     )
 
 
@@ -185,3 +187,58 @@ def test_a_file_that_cannot_be_written_is_said(name: str, says: str, cli: Run, t
     done = cli("audit", write(tmp_path / "adapter"), "-o", tmp_path / name)
     assert done.code == ExitCode.unreadable
     assert says in done.err
+
+
+@pytest.mark.parametrize("name", ["adapter/README.md", "adapter/adapter_config.json", "old.json", "bank.json"])
+def test_nothing_that_is_read_is_written_over(name: str, cli: Run, tmp_path: Path) -> None:
+    folder = write(tmp_path / "adapter")
+    old, bank = tmp_path / "old.json", tmp_path / "bank.json"
+    assert cli("audit", folder, "-q", "-o", old).code == ExitCode.done
+    assert cli("bank", "build", folder, "-o", bank).code == ExitCode.done
+    before = (tmp_path / name).read_bytes()
+    done = cli("audit", folder, "--baseline", old, "--bank", bank, "-o", tmp_path / name)
+    assert done.code == ExitCode.unreadable
+    assert "choose another file" in done.err
+    assert (tmp_path / name).read_bytes() == before
+    assert cli("audit", folder, "-q", "-o", old, "-o", old).code == ExitCode.unreadable
+
+
+def test_a_link_of_a_stranger_is_replaced_and_not_followed(cli: Run, tmp_path: Path) -> None:
+    folder, victim = write(tmp_path / "adapter"), tmp_path / "victim"
+    victim.write_text("mine")
+    for _ in range(2):
+        (folder / "audit.json").unlink(missing_ok=True)
+        (folder / "audit.json").symlink_to(victim)
+        assert cli("audit", folder, "-q", "-o", folder / "audit.json").code == ExitCode.policy_failed
+        victim = tmp_path / "nowhere"
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
+    assert not [*folder.glob(".*")]
+
+
+@pytest.mark.parametrize(("kind", "code"), [("good", 0), ("bad", 1), ("torn", 2)])
+def test_a_closed_pipe_does_not_change_the_verdict(kind: str, code: int, tmp_path: Path) -> None:
+    folder = write(tmp_path / "adapter", r={"bad": 0}.get(kind, 2))
+    if kind == "torn":
+        (folder / "adapter_model.safetensors").write_bytes(b"")
+    command = f"{sys.executable} -m wanalyze audit {folder} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
+def test_a_full_disk_is_unreadable_and_no_verdict(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "wanalyze", "audit", str(write(tmp_path / "adapter"))]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == ExitCode.unreadable
+    assert b"no space left" in done.stderr
+
+
+def test_a_failure_of_a_rule_that_was_applied_in_part_is_no_skipped_test(hostile: Audit) -> None:
+    [adapter] = [each for each in hostile.adapters if any(found.code == "code-file" for found in each.findings)][:1]
+    partly = adapter.model_copy(update={"unchecked": [Unchecked(rules=["code-file"], reason="in part")]})
+    text = WRITERS["junit"](hostile.model_copy(update={"adapters": [partly]}))
+    [suite] = junitparser.JUnitXml.fromstring(text)
+    assert suite.skipped == 0
+    [case] = [case for case in suite if case.name == "code-file"]
+    assert [type(result) for result in case.result] == [junitparser.Failure]

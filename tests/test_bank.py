@@ -52,7 +52,7 @@ def standings(path: Path, bank: Path) -> Standings:
 
 def test_a_bank_holds_the_numbers_of_every_adapter_with_where_they_came_from(bank: Path, trusted: Path) -> None:
     found = read_bank(bank)
-    assert [item.ref for item in found.adapters] == [f"a{seed}" for seed in range(5)]
+    assert [item.ref for item in found.adapters] == [f"trusted/a{seed}" for seed in range(5)]
     first = found.adapters[0]
     assert first.recipe == Recipe(base="org/base", method="LoRA r=2", ranks=[2], kinds=["down_proj", "up_proj"])
     assert (

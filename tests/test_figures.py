@@ -330,6 +330,39 @@ def test_runs_on_different_bases_are_not_averaged() -> None:
         figures.depth(one, two)
 
 
+def test_a_group_may_span_runs_and_choose_models(tmp_path: Path) -> None:
+    for seed in range(3):
+        names = ("full", f"lora-{seed}")
+        write_run(tmp_path / f"seed-{seed}", run([matrix(name, "l.0.q") for name in names]), "")
+    group = f"LoRA={tmp_path}/seed-*/lora-*"
+    write_figures(tmp_path / "seed-0", output=tmp_path, only=["depth"], groups=[group], file_format="svg")
+    assert [(row["model"], row["n"]) for row in rows_of(tmp_path, "depth")] == [("LoRA", "3"), ("full", "1")]
+
+
+def test_intruders_that_were_not_counted_are_no_number_in_the_table() -> None:
+    nothing = {"intruders_left": None, "intruders_right": None}
+    one = matrix("a", "l.0.q", cosines=(), **nothing)
+    two = matrix("a", "l.0.q")
+    series = [Series("a", tuple(Member(run([module]), "a", str(i)) for i, module in enumerate((one, two, two))))]
+    [line] = FIGURES["table"].numbers(series, figures.Wanted())
+    assert line.intruders_left == 1  # the mean of two runs, not of three
+    assert figures.table(run([one])).count("-- & --") == 1
+
+
+def test_a_run_without_any_number_is_not_drawn_and_code_2(cli: Run, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", run([matrix("m", "l.0.q", status=Status.failed, cosines=())]), "")
+    done = cli("figures", tmp_path / "run")
+    assert done.code == 2
+    assert done.out == ""
+    assert len(done.err.splitlines()) == len(FIGURES)
+
+
+def test_counts_have_ticks_that_are_easily_read(trained_run: Path) -> None:
+    ticks = figures.epsilon(read_run(trained_run)).axes[0].get_yticks()
+    step = ticks[1] - ticks[0]
+    assert f"{step:.0e}"[0] in "125"
+
+
 def test_a_figure_without_numbers_is_left_out_or_refused(cli: Run, tmp_path: Path) -> None:
     write_run(tmp_path / "run", run([matrix("m", "l.0.q")]), "")
     done = cli("figures", tmp_path / "run", "--format", "svg")

@@ -19,9 +19,9 @@ from tests.figure_runs import matrix, run, with_arrays
 from wanalyze import figures
 from wanalyze.errors import FigureError, UsageError
 from wanalyze.figures import FIGURES, read_evaluation, write_figures
-from wanalyze.figures.labels import latex, latex_of_drawn, plain, shortened
+from wanalyze.figures.labels import latex, latex_of_drawn, plain
 from wanalyze.figures.spearman import spearman
-from wanalyze.result import Result, write_run
+from wanalyze.result import Result, Status, write_run
 
 HOSTILE = (
     r"\input{/etc/passwd}",
@@ -110,7 +110,7 @@ def test_the_legend_shows_every_model(hostile: Result) -> None:
 def test_letters_stay_letters() -> None:
     assert plain("$x$") == r"\$x\$"
     assert plain("a" * 100, 9) == "aaaa…aaaa"
-    assert shortened("abc", 3) == "abc"
+    assert plain("a" * 10_000 + "end", 9).endswith("end")
     assert latex("100% of \\x_{i}") == r"100\% of \textbackslash{}x\_\{i\}"
     assert latex_of_drawn(r"$n=3$ of \$a_b") == r"$n=3$ of \$a\_b"
     assert latex_of_drawn("one $ alone") == r"one \$ alone"
@@ -209,6 +209,13 @@ def test_a_label_must_name_one_model(tmp_path: Path, cli: Run) -> None:
     address = f"{tmp_path / 'a'}/lora"
     (tmp_path / "e.csv").write_text(f"label,metric,value\n{address},x,1\n")
     assert cli("figures", *arguments, "-o", tmp_path / "f").code == 0
+
+
+def test_a_model_without_a_count_is_not_zero(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", run([matrix("m", "l.0.q", status=Status.failed, cosines=())]), "")
+    (tmp_path / "e.csv").write_text("label,metric,value\nm,x,1\n")
+    with pytest.raises(FigureError, match="no intruders of 'm' could be counted"):
+        write_figures(tmp_path / "run", output=tmp_path, only=["forgetting"], evaluation=tmp_path / "e.csv")
 
 
 def test_too_many_metrics_are_refused(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ import torch
 import wanalyze
 from tests.conftest import normal, save_checkpoint
 from tests.made_up_runs import made_up
-from wanalyze import wording
-from wanalyze.report import page
+from wanalyze import figures, wording
+from wanalyze.report import page, report_markdown
 from wanalyze.report.detail import flags, marks, packed, points, squares
 from wanalyze.report.scale import cosines, counts, logarithmic
 from wanalyze.report.sheet import sheet
@@ -123,6 +123,7 @@ def test_one_scale_serves_all_models_and_loses_no_value() -> None:
         steps = counts(most, "of the top k")
         assert steps.step(0) != steps.step(1)
         assert len(steps.legend) == len(steps.limits) + 1
+    assert counts(10, "of the top k").legend[-1][1] == "10"
     assert [cosines(0.5, "").step(value) for value in (0.0, 0.4999, 0.5, 1.0)] == [6, 4, 3, 0]
 
 
@@ -265,3 +266,47 @@ def test_a_matrix_counts_once_whichever_side_its_intruder_is_on(tmp_path: Path) 
     )
     assert (summary.matrices_with_intruders_left, summary.matrices_with_intruders_right) == (1, 1)
     assert summary.matrices_with_intruders == 2
+
+
+def test_what_could_not_be_counted_is_never_zero(tmp_path: Path) -> None:
+    zero = {"a.weight": torch.zeros(4, 3)}  # no singular vectors, so nothing to be an intruder against
+    folder = save_checkpoint(tmp_path / "base", zero)
+    result = wanalyze.compare(folder, save_checkpoint(tmp_path / "new", {"a.weight": normal(4, 3)}))
+    says = "new: no intruders can be counted, the base is zero where it was changed."
+    assert wording.verdict(result) == says
+    assert f"? {says}" in page(result)
+    assert "<td>–</td><td>–</td></tr>" in page(result)
+    for text in (summary(result, None), report_markdown(result), result._repr_html_()):
+        assert "0 / 0" not in text
+        assert "–" in text
+
+
+def test_a_run_of_failures_shows_no_empty_charts_and_no_zeros(tmp_path: Path) -> None:
+    base = {"l.0.q.weight": normal(3, 3), "norm.weight": normal(3)}
+    folder = save_checkpoint(tmp_path / "base", base)
+    bad = save_checkpoint(tmp_path / "bad", {name: tensor / 0 for name, tensor in base.items()})
+    result = wanalyze.compare(folder, bad)
+    text = page(result)
+    assert "Spectra of the updates" not in text
+    assert "<td>0, 0</td>" in text  # a vector that failed is not a frozen one
+    assert "bad (full weights): nothing could be measured, 2 failed." in text
+    assert "- `failed: bad l.0.q: " in report_markdown(result)
+
+
+def test_a_huge_k_costs_no_more_than_the_vectors_there_are() -> None:
+    result = made_up(7, 2)
+    huge = result.model_copy(update={"settings": result.settings.model_copy(update={"top_k": 10**12})})
+    huge._arrays = result.arrays
+    assert "against k" in page(huge)
+    assert len(figures.topk(huge).axes[0].lines[0].get_xdata()) == 10
+
+
+def test_the_method_says_what_was_left_out_in_sentences() -> None:
+    result = made_up(7, 1)
+    selected = result.settings.model_copy(update={"only": ["*q_proj"], "skip": ["x"]})
+    for settings, says in (
+        (selected, "change them. Only *q_proj. Without x. A dash stands"),
+        (result.settings, "change them. A dash stands"),
+    ):
+        text = re.sub(r"<[^>]*>", "", page(result.model_copy(update={"settings": settings})))
+        assert says in " ".join(text.split())

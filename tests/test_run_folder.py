@@ -91,3 +91,31 @@ def test_a_damaged_result_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(ResultError, match="no result this version can read"):
         read_run(tmp_path)
+
+
+FORGED: dict[str, tuple[tuple[str | int, ...], object]] = {
+    "a record of no model": (("modules", 0, "model"), "ghost"),
+    "two models of one label": (("models", 1, "label"), "full"),
+    "no sides": (("modules", 0, "shape"), []),
+    "three sides": (("modules", 0, "shape"), [2, 3, 4]),
+    "a side below zero": (("modules", 0, "shape", 0), -1),
+    "no vectors looked at": (("settings", "top_k"), 0),
+    "no limit": (("settings", "epsilon"), 0),
+    "no number": (("models", 0, "summary", "median_relative_norm"), float("nan")),
+    "no float": (("modules", 0, "metrics", "relative_norm"), 10**400),
+    "a layer below zero": (("modules", 0, "layer"), -1),
+}
+
+
+@pytest.mark.parametrize(("place", "value"), FORGED.values(), ids=FORGED)
+def test_a_forged_result_is_refused(
+    tmp_path: Path, trained_run: Path, place: tuple[str | int, ...], value: object
+) -> None:
+    result = json.loads((trained_run / "result.json").read_text())
+    inside = result
+    for step in place[:-1]:
+        inside = inside[step]
+    inside[place[-1]] = value
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    with pytest.raises(ResultError, match="no result this version can read"):
+        read_run(tmp_path)

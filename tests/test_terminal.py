@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import FIXTURES, Run, lora_factors, save_adapter, save_checkpoint, tiny_base
-from wanalyze import terminal
+from wanalyze import figures, terminal
 from wanalyze.metrics import METRICS
-from wanalyze.result import Result
+from wanalyze.result import Result, Status, write_run
 from wanalyze.terminal.sparkline import BLOCKS, along_depth
 
 HOSTILE = "model.layers.0.a|b`<img src=x>@org\x1b[31m"
@@ -156,3 +156,31 @@ def test_what_completion_asks_is_answered() -> None:
         check=True,
     )
     assert {line.partition(",")[2] for line in done.stdout.splitlines()} == {"compare", "completion"}
+
+
+def test_estimates_and_reasons_are_told_wherever_numbers_are(cli: Run, trained: Result, tmp_path: Path) -> None:
+    failed = trained.modules[0].model_copy(
+        update={"status": Status.failed, "reason": "NaN at [3, 4]\x1b", "metrics": {}, "max_cosine_left": []}
+    )
+    settings = trained.settings.model_copy(update={"precision": "float32"})
+    result = trained.model_copy(update={"modules": [failed, *trained.modules[1:]], "settings": settings})
+    write_run(tmp_path / "run", result, "")
+    shown = cli("show", tmp_path / "run", failed.name).out
+    assert f"{failed.model} {failed.name}: NaN at [3, 4]\\x1b\n" in shown
+    for text in (shown, cli("show", tmp_path / "run", "--format", "md").out, result._repr_html_()):
+        assert "Estimates, computed in float32." in text
+    assert "(estimate)" in figures.table(result)
+
+
+def test_a_name_with_brackets_is_shown_by_its_name(cli: Run, trained: Result, tmp_path: Path) -> None:
+    expert = trained.modules[0].model_copy(update={"name": "l.0.experts.down_proj[3]"})
+    write_run(tmp_path / "run", trained.model_copy(update={"modules": [expert]}), "")
+    assert "down_proj[3]" in cli("show", tmp_path / "run", expert.name).out
+
+
+def test_a_report_is_what_its_name_ends_in(cli: Run, trained_run: Path, tmp_path: Path) -> None:
+    for name, begins in (("a.md", "## What"), ("a.CSV", "model,name"), ("a.json", "{"), ("a.html", "<!doctype")):
+        assert cli("report", trained_run, "-o", tmp_path / name).code == 0
+        assert (tmp_path / name).read_text().startswith(begins)
+    assert cli("report", trained_run, "-o", tmp_path / "a.md", "--format", "json").code == 0
+    assert (tmp_path / "a.md").read_text().startswith("{")

@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     in_part = 3
     bug = 70
     interrupted = 130
+    unread = 141
 
 
 class WanalyzeError(Exception):

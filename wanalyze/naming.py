@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 _KINDS = (
     *("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query", "key", "value", "o_proj"),
@@ -46,6 +47,15 @@ def places(modules: Iterable[str]) -> dict[str, Place]:
         module: Place(_layer(module), next((end for end in _ends(template) if ends[end] == 1), ".".join(template)))
         for module, template in templates.items()
     }
+
+
+def matches(name: str, glob: str) -> bool:
+    """Whether a name is what `glob` asks for. A name is also a glob for itself, whatever brackets it has.
+
+    >>> matches("l.0.q_proj", "*q_proj"), matches("experts.down_proj[3]", "experts.down_proj[3]")
+    (True, True)
+    """
+    return name == glob or fnmatchcase(name, glob)
 
 
 def kind_order(kind: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""What a result says in words: numbers as people read them, and the sentences every view shares."""
+"""What a result says in words: the sentences every view shares."""
 
 from __future__ import annotations
 
@@ -6,40 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from wanalyze.numerals import NOT_MEASURED as NOT_MEASURED
+from wanalyze.numerals import number as number
+from wanalyze.numerals import share as share
 from wanalyze.result import Model, Module, Result, Source, Status, Term, Vector
 
-NOT_MEASURED = "–"
-
-
-def number(value: float | int | None, digits: int = 3) -> str:
-    """Three significant digits without an exponent where that is short; a dash for what was not measured.
-
-    >>> number(112.4), number(0.04567), number(None), number(12), number(3e-7), number(100000.0), number(999.9)
-    ('112', '0.0457', '–', '12', '3.00e-07', '100,000', '1,000')
-    """
-    if value is None:
-        return NOT_MEASURED
-    if isinstance(value, int) or value == 0:
-        return f"{value:,.0f}"
-    if abs(value) < 1e-4:
-        return f"{value:.{digits - 1}e}"
-    if abs(float(f"{value:.{digits}g}")) >= 10**digits:
-        return f"{value:,.0f}"
-    return f"{value:#.{digits}g}".rstrip(".")
-
-
-def share(value: float | None) -> str:
-    """A share in per cent.
-
-    >>> share(0.9312), share(0.0004), share(0.0), share(1.0)
-    ('93 %', '0.04 %', '0 %', '100 %')
-    """
-    if value is None:
-        return NOT_MEASURED
-    percent = 100 * value
-    if percent in (0, 100) or 1 <= percent < 99:
-        return f"{percent:.0f} %"
-    return f"{percent:.2f} %" if percent < 1 else f"{min(percent, 99.99):.2f} %"
+ESTIMATES = "Estimates, computed in float32."
 
 
 def listed(items: Sequence[str]) -> str:
@@ -60,23 +32,34 @@ def some(items: Sequence[str], most: int = 6) -> list[str]:
     return [*items] if len(items) <= most else [*items[: most - 1], f"{len(items) - most + 1} more"]
 
 
+def first(lines: Sequence[str], most: int, what: str) -> list[str]:
+    """So many lines, and how many more `what` there are.
+
+    >>> first(["a", "b", "c"], 1, "notes")
+    ['a', 'and 2 more notes, in result.json']
+    """
+    return [*lines] if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more {what}, in result.json"]
+
+
 def verdict(result: Result) -> str:
     """The one sentence a reader should leave with, built from the numbers."""
     parts = []
     hit = [model for model in result.models if model.summary.matrices_with_intruders]
     if hit:
-        counts = [f"{m.label} ({m.summary.matrices_with_intruders} of {m.summary.measured} matrices)" for m in hit]
+        counts = [f"{m.label} ({m.summary.matrices_with_intruders} of {m.summary.counted} matrices)" for m in hit]
         parts.append(f"Intruder dimensions in {listed(some(counts))}")
-    clear = [model.label for model in result.models if model.summary.measured and model not in hit]
+    clear = [model.label for model in result.models if model.summary.counted and model not in hit]
     if clear:
         parts.append(f"{'none' if hit else 'No intruder dimensions'} in {listed(some(clear))}")
-    parts += [f"{model.label}: {_without_numbers(model)}" for model in result.models if not model.summary.measured]
+    parts += some([f"{m.label}: {_without_numbers(m)}" for m in result.models if not m.summary.counted])
     said = "; ".join(parts) + "."
-    return f"Estimate, computed in float32: {said}" if result.settings.precision == "float32" else said
+    return f"Estimate, computed in float32: {said}" if result.settings.estimated else said
 
 
 def _without_numbers(model: Model) -> str:
-    """Why a model has no measured matrix."""
+    """Why no intruders of a model were counted."""
+    if model.summary.measured:
+        return "no intruders can be counted, the base is zero where it was changed"
     if model.summary.failed:
         return f"nothing could be measured, {model.summary.failed} failed"
     return "no matrix was changed" if model.summary.unchanged else "no matrix was compared, only vectors"
@@ -102,6 +85,8 @@ def evidence(result: Result) -> str:
 def account(model: Model) -> str:
     """What one tuned model did, in a sentence."""
     summary = model.summary
+    if not summary.measured:
+        return f"{model.label} ({model.method}): {_without_numbers(model)}."
     frozen = f", {summary.unchanged} matrices left alone" if summary.unchanged else ""
     return (
         f"{model.label} ({model.method}) changed {share(summary.changed_share)} of the weights in "
@@ -170,6 +155,12 @@ def _files(before: str, source: Source | Model | Term, owner: Source | Model) ->
     ref = f"{before}{source.ref} at commit {source.revision}" if source.revision else f"{before}{source.ref}"
     instead = f"read in part: hashes of {len(owner.tensors)} tensors in result.json"
     return [ReadFile(f"{ref}: {file.name}", file.size, file.sha256, instead) for file in source.files]
+
+
+def findings(result: Result) -> list[str]:
+    """What stands out, a line each."""
+    places = (" ".join(filter(None, (finding.model, finding.module))) for finding in result.findings)
+    return [f"{f.severity}: {f.code} {place}: {f.message}" for f, place in zip(result.findings, places, strict=True)]
 
 
 def failures(result: Result) -> list[tuple[str, str, str]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Set
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from wanalyze.auditing.records import Audit, Audited, Effective, Finding, Verdict
+from wanalyze.auditing.records import Audit, Audited, Effective, Finding, Severity, Verdict
 from wanalyze.errors import UsageError
 
 _MOST = 2**28  # bytes of a baseline
@@ -20,8 +20,8 @@ def fingerprint(adapter: Audited, finding: Finding) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def read_baseline(path: Path) -> frozenset[str]:
-    """The fingerprints of an audit that was kept as JSON; UsageError for anything else."""
+def read_baseline(path: Path) -> dict[str, Severity]:
+    """How much each finding of an audit that was kept as JSON weighed, by fingerprint; UsageError for anything else."""
     try:
         if path.stat().st_size > _MOST:
             raise UsageError(f"{path}: {path.stat().st_size} bytes, more than the {_MOST} a baseline may have")
@@ -34,12 +34,19 @@ def read_baseline(path: Path) -> frozenset[str]:
         raise UsageError(
             f"{path}: is no audit written by this version ({place}: {first['msg']}); make it with --format json"
         ) from None
-    return frozenset(fingerprint(adapter, finding) for adapter in found.adapters for finding in adapter.findings)
+    return {
+        fingerprint(adapter, finding): finding.severity for adapter in found.adapters for finding in adapter.findings
+    }
 
 
-def without_known(adapter: Audited, known: Set[str], policy: Effective) -> Audited:
-    """The adapter with what is new alone, and the verdict on that; what cannot be read stays so."""
-    new = [finding for finding in adapter.findings if fingerprint(adapter, finding) not in known]
+def without_known(adapter: Audited, known: Mapping[str, Severity], policy: Effective) -> Audited:
+    """The adapter with what is new, or weighs more than it did, and the verdict on that; unreadable stays so."""
+    before = [known.get(fingerprint(adapter, finding)) for finding in adapter.findings]
+    new = [
+        finding
+        for finding, weighed in zip(adapter.findings, before, strict=True)
+        if weighed is None or not weighed.reaches(finding.severity)
+    ]
     fails = any(finding.severity.reaches(policy.fail_on) for finding in new)
     verdict = Verdict.failed if fails else Verdict.passed
     return adapter.model_copy(

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from wanalyze.auditing.bank import Bank, BankAdapter, make_bank, recipe_of, statistics_of
-from wanalyze.auditing.places import expanded
-from wanalyze.checkpoints import AdapterFiles, Checkpoint, Location, Reference, open_checkpoint, open_source, public
+from wanalyze.auditing.places import Place, expanded
+from wanalyze.checkpoints import AdapterFiles, Checkpoint, Location, Reference, open_checkpoint, open_source
 from wanalyze.errors import AdapterError, UsageError
 from wanalyze.result import File, Status, Tool
 from wanalyze.version import VERSION
@@ -26,7 +26,7 @@ def build_bank(
     """Measure every adapter; one that cannot be measured in full is an error, by name."""
     under = None if base is None else open_checkpoint(base.location, offline=offline)
     places = [place for reference in references for place in expanded(reference.location)]
-    opened = [(place, _opened(place, offline=offline)) for place in places]
+    opened = [(place, _opened(place.location, offline=offline)) for place in places]
     _check_each_once(opened)
     adapters = [_entry(place, source, under, progress) for place, source in opened]
     return make_bank(adapters, Tool(version=VERSION))
@@ -39,17 +39,19 @@ def _opened(location: Location, *, offline: bool) -> AdapterFiles:
     return source
 
 
-def _check_each_once(opened: Sequence[tuple[Location, AdapterFiles]]) -> None:
+def _check_each_once(opened: Sequence[tuple[Place, AdapterFiles]]) -> None:
     """Said before anything is measured."""
-    seen: dict[str, Location] = {}
+    seen: dict[str, Place] = {}
     for place, source in opened:
         for digest in {file.sha256() for file in source.weights.files} - {None}:
             if (other := seen.setdefault(str(digest), place)) is not place:
-                raise UsageError(f"{place}: is the same file as {other}, and would count twice; name each adapter once")
+                raise UsageError(
+                    f"{place.location}: is the same file as {other.location}, and would count twice; name each adapter once"
+                )
 
 
 def _entry(
-    location: Location, source: AdapterFiles, base: Checkpoint | None, progress: Callable[[Step], None]
+    place: Place, source: AdapterFiles, base: Checkpoint | None, progress: Callable[[Step], None]
 ) -> BankAdapter:
     from wanalyze.adapters import parse_adapter
     from wanalyze.inspection.updates import changes
@@ -59,12 +61,14 @@ def _entry(
     found = changes(adapter, base, progress, headers=False, more=lambda update, _: measure_statistics(update))
     for change in found:
         if change.status in (Status.failed, Status.skipped):
-            raise AdapterError(f"{location}: {change.name} was not measured: {change.reason}; leave this adapter out")
+            raise AdapterError(
+                f"{place.location}: {change.name} was not measured: {change.reason}; leave this adapter out"
+            )
     statistics = statistics_of(found)
     if not statistics:
-        raise AdapterError(f"{location}: changes no matrix, so a bank can learn nothing from it; leave it out")
+        raise AdapterError(f"{place.location}: changes no matrix, so a bank can learn nothing from it; leave it out")
     return BankAdapter(
-        ref=public(location),
+        ref=place.ref,
         revision=source.weights.revision,
         files=[File(name=file.name, size=file.size, sha256=file.sha256()) for file in source.weights.files],
         recipe=recipe_of(adapter, found),

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from wanalyze.auditing.bank import Bank
 from wanalyze.auditing.base import Base
 from wanalyze.auditing.card import Card, read_card
+from wanalyze.auditing.places import Place
 from wanalyze.auditing.records import Effective
 from wanalyze.auditing.subject import Subject
-from wanalyze.checkpoints import AdapterFiles, Checkpoint, Found, Location, TensorEntry, find, open_found, public
+from wanalyze.checkpoints import AdapterFiles, Checkpoint, Found, TensorEntry, find, open_found
 from wanalyze.checkpoints.dtypes import Holds
 from wanalyze.checkpoints.listing import listing
 from wanalyze.checkpoints.sources import ADAPTER_CONFIG
@@ -44,10 +45,10 @@ class Setting:
         return {ruling.code: ruling.limit for ruling in self.policy.rules if ruling.limit is not None}
 
 
-def read_subject(location: Location, setting: Setting) -> Subject:
+def read_subject(place: Place, setting: Setting) -> Subject:
     """The adapter at a place; one that cannot be read has the reason in `unreadable`, and what could be seen of it."""
     subject = Subject(
-        public(location),
+        place.ref,
         listing=(),
         card=Card(),
         base=setting.base,
@@ -57,13 +58,13 @@ def read_subject(location: Location, setting: Setting) -> Subject:
         bank=setting.bank,
     )
     try:
-        found = find(location, offline=setting.offline)
+        found = find(place.location, offline=setting.offline)
         subject = replace(subject, listing=listing(found.folder), card=read_card(found.folder))
         files = _opened(found)
         subject = replace(subject, files=files, hashes=_hashes(found, files))
         return _understood(subject, files, setting)
     except CheckpointError as error:
-        reason = str(error).replace(str(location), subject.ref)
+        reason = str(error).replace(str(place.location), subject.ref)
         return replace(subject, unreadable=reason)
 
 

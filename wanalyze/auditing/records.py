@@ -57,7 +57,7 @@ class Finding(Record):
 
 
 class Unchecked(Record):
-    """Rules that could not be applied, and why."""
+    """Rules that could not be applied, or not to every update, and why."""
 
     rules: list[str]
     reason: str

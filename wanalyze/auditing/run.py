@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from wanalyze.auditing.bank import read_bank
 from wanalyze.auditing.base import open_base
 from wanalyze.auditing.baseline import read_baseline, without_known
-from wanalyze.auditing.places import expanded
+from wanalyze.auditing.places import Place, expanded
 from wanalyze.auditing.reading import Setting, read_subject
 from wanalyze.auditing.records import (
     Audit,
@@ -22,12 +23,12 @@ from wanalyze.auditing.records import (
     Unchecked,
     Verdict,
 )
-from wanalyze.auditing.rule import Hit, Rule
+from wanalyze.auditing.rule import Hit, Need, Rule
 from wanalyze.auditing.rules import RULES
 from wanalyze.auditing.servers import served
 from wanalyze.auditing.subject import Subject
-from wanalyze.checkpoints import Location, Reference, public
-from wanalyze.result import File, Tool
+from wanalyze.checkpoints import Reference
+from wanalyze.result import File, Status, Tool
 from wanalyze.version import VERSION
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def audit(
     matrices are taken apart, which takes as long as `compare`. Of what the `baseline`, an audit
     kept as JSON, has as well, only the number is given.
     """
-    known = frozenset() if baseline is None else read_baseline(baseline)
+    known = {} if baseline is None else read_baseline(baseline)
     under = None if base is None else open_base(base, hashed=bool(policy.base_sha256), offline=offline)
     places = [place for reference in references for place in expanded(reference.location)]
     one_by_one = progress if len(places) == 1 else _silent
@@ -63,8 +64,8 @@ def audit(
         policy=policy,
         base=None if under is None else under.record(),
         adapters=[
-            without_known(judged(read_subject(place, setting), policy), known, policy)
-            for place in _counted(places, progress)
+            without_known(judged(subject, policy), known, policy)
+            for subject in _with_twins(read_subject(place, setting) for place in _counted(places, progress))
         ],
     )
 
@@ -73,7 +74,7 @@ def _silent(step: Step) -> None:
     pass
 
 
-def _counted(places: Sequence[Location], progress: Callable[[Step], None]) -> Iterator[Location]:
+def _counted(places: Sequence[Place], progress: Callable[[Step], None]) -> Iterator[Place]:
     """The places, with a word on each before it is read; of one alone its modules are counted instead."""
     if len(places) == 1:
         yield places[0]
@@ -81,8 +82,18 @@ def _counted(places: Sequence[Location], progress: Callable[[Step], None]) -> It
     from wanalyze.engine import Step
 
     for done, place in enumerate(places):
-        progress(Step(public(place), done, len(places)))
+        progress(Step(place.ref, done, len(places)))
         yield place
+
+
+def _with_twins(subjects: Iterable[Subject]) -> Iterator[Subject]:
+    """Each with the first before it that has the same weights."""
+    seen: dict[frozenset[str], str] = {}
+    for subject in subjects:
+        hashes = subject.weights_hashes
+        yield replace(subject, twin=seen.get(hashes))
+        if hashes:
+            seen.setdefault(hashes, subject.ref)
 
 
 def judged(subject: Subject, policy: Effective) -> Audited:
@@ -110,7 +121,10 @@ def judged(subject: Subject, policy: Effective) -> Audited:
             for listed in subject.listing
         ],
         findings=sorted(_told_once(findings), key=_order),
-        unchecked=_unchecked(lacking),
+        unchecked=[
+            *_unchecked(lacking),
+            *_unmeasured(subject, [rule for rule, _ in rulings if rule.code not in lacking]),
+        ],
         servers=served(subject),
         modules=list(subject.changes.values()),
         bank=subject.standings,
@@ -169,6 +183,16 @@ def _unchecked(lacking: dict[str, str]) -> list[Unchecked]:
     return [
         Unchecked(rules=[code for code, why in lacking.items() if why == reason], reason=reason) for reason in reasons
     ]
+
+
+def _unmeasured(subject: Subject, rules: Iterable[Rule]) -> list[Unchecked]:
+    """The rules on updates, where some of those could not be measured: they were applied to the others alone."""
+    skipped = [change for change in subject.changes.values() if change.status is Status.skipped]
+    codes = [rule.code for rule in rules if Need.adapter in rule.needs and Need.numbers in rule.needs]
+    if not skipped or not codes:
+        return []
+    reason = f"{len(skipped):,} of {len(subject.changes):,} updates were not measured: {skipped[0].reason}"
+    return [Unchecked(rules=codes, reason=reason)]
 
 
 def _verdict(subject: Subject, findings: Iterable[Finding], fail_on: Severity) -> Verdict:

@@ -31,6 +31,7 @@ class Subject:
 
     `listing` is the folder around it, `card` what its README declares, `hashes` sha256 of the files that were read,
     by name; `unreadable` says why no more could be had. `files` are its config and its tensors by their headers.
+    `twin` is an adapter audited before it that has the same weights.
     `adapter` is what they do, None where that contradicts itself: `refusal` then says how. `elements` are counts
     over each tensor, by its name. `changes` are the statistics of each update by its module: `metrics` name ->
     number, and in `missing` the reason for every None. `misfit` says why the base given is not its base, `lost`
@@ -44,6 +45,7 @@ class Subject:
     adapter: Adapter | None = None
     refusal: str | None = None
     unreadable: str | None = None
+    twin: str | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
     misfit: str | None = None
     elements: Mapping[str, Elements] | None = None
@@ -72,6 +74,12 @@ class Subject:
         return factors_of(self.tensors)
 
     @property
+    def weights_hashes(self) -> frozenset[str]:
+        """sha256 of the files that hold the tensors."""
+        files = () if self.files is None else self.files.weights.files
+        return frozenset(self.hashes[file.name] for file in files if file.name in self.hashes)
+
+    @property
     def weights_file(self) -> str | None:
         """The file that holds the tensors, relative to the adapter."""
         return None if self.files is None else self.files.weights.files[0].name
@@ -85,11 +93,10 @@ class Subject:
     @cached_property
     def standings(self) -> Standings | None:
         """Where its numbers stand in the bank; None where there is no bank, or nothing was measured."""
-        if self.bank is None or self.adapter is None or self.files is None or not self.changes:
+        if self.bank is None or self.adapter is None or not self.changes:
             return None
         changes = [*self.changes.values()]
-        hashes = frozenset(found for file in self.files.weights.files if (found := file.sha256()) is not None)
-        return stand(statistics_of(changes), recipe_of(self.adapter, changes), hashes, self.bank)
+        return stand(statistics_of(changes), recipe_of(self.adapter, changes), self.weights_hashes, self.bank)
 
     def lacks(self, need: Need) -> str | None:
         """Why a need is not met; None if it is."""
@@ -99,6 +106,14 @@ class Subject:
             Need.numbers: None if self.elements is not None else "no tensor was read",
             Need.base: None if self.base is not None else "no base was given (--base)",
             Need.comparison: None if self.compared else "the merged matrices were not taken apart (--intruders)",
-            Need.bank: None if self.bank is not None else "no reference bank was given (--bank)",
+            Need.bank: self._lacks_bank,
         }
         return reasons[need]
+
+    @property
+    def _lacks_bank(self) -> str | None:
+        if self.bank is None:
+            return "no reference bank was given (--bank)"
+        if self.standings is not None and not self.standings.matched:
+            return "no other adapter of the bank was made by its recipe"
+        return None

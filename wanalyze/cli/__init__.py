@@ -20,6 +20,7 @@ from wanalyze.cli.completion import completion
 from wanalyze.cli.explain import explain
 from wanalyze.cli.figures import figures
 from wanalyze.cli.inspect import inspect
+from wanalyze.cli.output import forget_reader
 from wanalyze.cli.report import report
 from wanalyze.cli.show import show
 from wanalyze.errors import ExitCode, WanalyzeError
@@ -72,6 +73,7 @@ def _noted(interrupts: list[int]) -> Iterator[None]:
 
 
 def _code(arguments: list[str], interrupts: list[int]) -> int:
+    stdout = sys.stdout
     try:
         code = wanalyze.main(arguments, prog_name="wanalyze", standalone_mode=False)
         sys.stdout.flush()
@@ -90,8 +92,8 @@ def _code(arguments: list[str], interrupts: list[int]) -> int:
     except BrokenPipeError:
         return _reader_left()
     except SystemExit as error:
-        # click turns a closed pipe into exit 1, which here would read as a failed policy
-        return _reader_left() if isinstance(error.__context__, OSError) else int(error.code or 0)
+        # click wraps stdout when a pipe is closed, and exits with 1, which here would read as a failed policy
+        return _reader_left() if sys.stdout is not stdout else int(error.code or 0)
     except Exception as error:
         return _interrupted() if interrupts else _bug(error, arguments)
 
@@ -108,9 +110,9 @@ def _one_line(text: str) -> str:
 
 
 def _reader_left() -> int:
-    """Whoever read our output has closed it, as `head` does: not an error."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitCode.done
+    """Whoever read our output closed it before the command came to an end: neither done nor failed."""
+    forget_reader()
+    return ExitCode.unread
 
 
 def _bug(error: Exception, arguments: Sequence[str]) -> int:

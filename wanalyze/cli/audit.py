@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from wanalyze.cli import options
+from wanalyze.cli.output import give, keep, say
 from wanalyze.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from wanalyze.auditing import Audit
 
+_OF_MODELS = ("adapter_config.json", "config.json", "tokenizer_config.json", "README.md")
+_INDEX = ".index.json"
 _CODES = {"passed": ExitCode.done, "failed": ExitCode.policy_failed, "unreadable": ExitCode.unreadable}
 
 
@@ -64,11 +68,12 @@ def audit(
     from wanalyze.cli.progress import shown
 
     if show_policy:
-        click.echo(policy_text(effective_policy(policy)), nl=False)
+        give(policy_text(effective_policy(policy)))
         return ExitCode.done
     if not adapters:
         raise UsageError("name at least one adapter: wanalyze audit ADAPTER...")
     formats = [(path, _format_of(path)) for path in output]
+    _check_free(output, [path for path in (bank, baseline) if path is not None])
     with shown(quiet=quiet) as progress:
         found = wanalyze.audit(
             *adapters,
@@ -81,11 +86,13 @@ def audit(
             progress=progress,
         )
     for path, name in formats:
-        _write(path, _text(found, name))
-    if format_ != "table" or not quiet:
-        click.echo(_text(found, format_), nl=False)
+        keep(path, _text(found, name))
+    if format_ != "table":
+        give(_text(found, format_))
+    elif not quiet:
+        say(_text(found, format_))
     if format_ == "table" and statistics:
-        click.echo(terminal.statistics(found), nl=False)
+        say(terminal.statistics(found))
     return _CODES[found.verdict.value]
 
 
@@ -113,8 +120,14 @@ def _format_of(path: Path) -> str:
     return found
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8", newline="")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another file with -o") from error
+def _check_free(output: Sequence[Path], read: Sequence[Path]) -> None:
+    """That no file is written over what is read: the bank, the baseline, or a file that belongs to a model."""
+    inputs = {path.resolve() for path in read}
+    for path in output:
+        is_of_model = path.exists() and (path.name in _OF_MODELS or path.name.endswith(_INDEX))
+        if is_of_model or path.resolve() in inputs:
+            raise UsageError(
+                f"{path}: is there already, and is read or belongs to a model; choose another file with -o"
+            )
+        if output.count(path) > 1:
+            raise UsageError(f"{path}: is named twice; name each file once with -o")

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from wanalyze.cli import options
-from wanalyze.errors import ExitCode, UsageError
+from wanalyze.cli.output import keep, say
+from wanalyze.errors import ExitCode
 
 
 @click.group()
@@ -36,10 +37,7 @@ def build(
 
     with shown(quiet=quiet) as progress:
         found = wanalyze.build_bank(*adapters, base=base, offline=offline, progress=progress)
-    try:
-        output.write_text(found.to_json(), encoding="utf-8", newline="")
-    except OSError as error:
-        raise UsageError(f"{output}: cannot be written ({error.strerror}); choose another file with -o") from error
+    keep(output, found.to_json())
     if not quiet:
-        click.echo(f"{output}: {len(found.adapters)} adapters")
+        say(f"{output}: {len(found.adapters)} adapters\n")
     return ExitCode.done

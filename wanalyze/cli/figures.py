@@ -48,7 +48,7 @@ def figures(runs: tuple[Path, ...], output: Path | None, verbose: bool, **wanted
     for name, reason in written.left_out:
         click.echo(f"left out {name}: {reason}", err=True)
     click.echo("".join(f"{file}\n" for file in written.files), nl=False)
-    return ExitCode.done
+    return ExitCode.done if written.files else ExitCode.unreadable
 
 
 def _default_folder(runs: tuple[Path, ...]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,18 +24,21 @@ if TYPE_CHECKING:
 def show(run: Path, glob: str, format_: str, verbose: bool) -> int:  # noqa: ARG001 - read by main
     """Show the matrices of a finished RUN whose name matches GLOB."""
     from wanalyze import terminal
+    from wanalyze.naming import matches
     from wanalyze.result import modules_csv, read_run
 
     result = read_run(run)
-    modules = [module for module in result.modules if fnmatchcase(module.name, glob)]
+    modules = [module for module in result.modules if matches(module.name, glob)]
     if not modules:
         like = f"names look like {result.modules[0].name!r}" if result.modules else "the run compared no matrices"
         raise UsageError(f"{run}: no module matches {glob!r}; {like}")
+    estimated = result.settings.estimated
     if format_ == "table":
-        say(terminal.modules_table(modules))
+        say(terminal.modules_table(modules, estimated=estimated))
+    elif format_ == "md":
+        give(terminal.modules_markdown(modules, estimated=estimated))
     else:
-        write = {"csv": modules_csv, "json": _json, "md": terminal.modules_markdown}[format_]
-        give(write(modules))
+        give({"csv": modules_csv, "json": _json}[format_](modules))
     return ExitCode.done
 
 

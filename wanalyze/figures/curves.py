@@ -9,13 +9,13 @@ from wanalyze.errors import FigureError
 from wanalyze.figures.canvas import curve, legend, sheet, whole_numbers
 from wanalyze.figures.series import Member, Series, Spread, spread
 from wanalyze.figures.venues import Venue
-from wanalyze.intruders import Enclosure
+from wanalyze.intruders import Enclosure, count_intruders
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Side = Literal["left", "right"]
-_SIDES: dict[Side, str] = {"left": "(a) output side", "right": "(b) input side"}
+SIDES: dict[Side, str] = {"left": "(a) output side", "right": "(b) input side"}
 
 
 class Count(NamedTuple):
@@ -38,13 +38,22 @@ def cosines_of(member: Member, side: Side) -> list[list[Enclosure]]:
     return [list(module.max_cosine_left if side == "left" else module.max_cosine_right) for module in modules]
 
 
+def tally(pairs: Sequence[Enclosure], epsilon: float) -> tuple[int, int]:
+    """How many vectors certainly are intruders, and how many could be.
+
+    >>> tally([(0.1, 0.2), (0.4, 0.6), (0.9, 1.0)], 0.5)
+    (1, 2)
+    """
+    return count_intruders(pairs, epsilon), sum(low < epsilon for low, _ in pairs)
+
+
 def counts(
     series: Sequence[Series], axis: Sequence[float], count: Callable[[list[list[Enclosure]], float], tuple[int, int]]
 ) -> list[Count]:
     """`count` gives how many are certain and how many possible, of the enclosures of a model at a place of the axis."""
     rows = []
     for one in series:
-        for side in _SIDES:
+        for side in SIDES:
             held = [found for member in one.members if any(found := cosines_of(member, side))]
             for at in axis if held else ():
                 pairs = [count(cosines, at) for cosines in held]
@@ -60,7 +69,7 @@ def drawn(rows: Sequence[Count], series: Sequence[Series], venue: Venue, axis: s
     figure = sheet(venue.column, min(2.3, 0.66 * venue.column))
     panels = figure.subplots(1, 2, sharey=True)
     handles, texts = {}, {}
-    for axes, (side, title) in zip(panels, _SIDES.items(), strict=True):
+    for axes, (side, title) in zip(panels, SIDES.items(), strict=True):
         for index, one in enumerate(series):
             own = [row for row in rows if row.model == one.label and row.side == side]
             if own:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from wanalyze.figures.curves import Count, counts, drawn
+from wanalyze.figures.curves import Count, counts, drawn, tally
 from wanalyze.figures.figure import PaperFigure, Wanted
 from wanalyze.figures.series import Series, same_settings
 from wanalyze.figures.venues import Venue
@@ -23,8 +23,7 @@ def _numbers(series: Sequence[Series], wanted: Wanted) -> list[Count]:  # noqa: 
 
 
 def _count(cosines: list[list[Enclosure]], epsilon: float) -> tuple[int, int]:
-    pairs = [pair for module in cosines for pair in module]
-    return sum(high < epsilon for _, high in pairs), sum(low < epsilon for low, _ in pairs)
+    return tally([pair for module in cosines for pair in module], epsilon)
 
 
 def _draw(rows: Sequence[Count], series: Sequence[Series], venue: Venue) -> Figure:

@@ -11,7 +11,7 @@ from wanalyze.figures.canvas import legend, points, sheet
 from wanalyze.figures.evaluation import Evaluation
 from wanalyze.figures.figure import PaperFigure, Wanted
 from wanalyze.figures.labels import plain
-from wanalyze.figures.series import Series, same_settings
+from wanalyze.figures.series import Member, Series, same_settings
 from wanalyze.figures.spearman import spearman
 from wanalyze.figures.venues import Venue
 
@@ -50,13 +50,23 @@ def _numbers(series: Sequence[Series], wanted: Wanted) -> list[Point]:
 
 def _points(series: list[Series], evaluation: Evaluation, metric: str) -> list[Point]:
     joined = evaluation.joined(series, metric)
-    counts = [member.model.summary.intruders_left for _, member, _ in joined]
+    counts = [_counted(member, evaluation) for _, member, _ in joined]
     found = spearman(counts, [value for _, _, value in joined])
     rho, p, method = found or (None, None, None)
     return [
         Point(one.label, member.run, metric, count, value, len(joined), rho, p, method)
         for (one, member, value), count in zip(joined, counts, strict=True)
     ]
+
+
+def _counted(member: Member, evaluation: Evaluation) -> int:
+    """A model's intruders: none of one that changed nothing, no number of one that could not be measured."""
+    summary = member.model.summary
+    if not summary.counted and (summary.measured or summary.failed):
+        raise FigureError(
+            f"{evaluation.source}: no intruders of {member.label!r} could be counted; take its rows out of the file"
+        )
+    return summary.intruders_left
 
 
 def _draw(rows: Sequence[Point], series: Sequence[Series], venue: Venue) -> Figure:

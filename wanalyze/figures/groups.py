@@ -66,8 +66,8 @@ def _matches(pattern: str) -> list[tuple[Path, str]]:
     folders = [found for found in _glob(pattern) if (found / RESULT).is_file()]
     if folders:
         return [(folder, "*") for folder in folders]
-    parent, _, models = pattern.rpartition("/")
-    return [(Path(parent), models)] if (Path(parent) / RESULT).is_file() else []
+    parents, _, models = pattern.rpartition("/")
+    return [(parent, models) for parent in _glob(parents) if (parent / RESULT).is_file()]
 
 
 def _glob(pattern: str) -> list[Path]:

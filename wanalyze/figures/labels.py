@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from wanalyze.printable import printable
+from wanalyze.printable import elided, printable
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -24,18 +24,6 @@ _LATIN = 0x17F  # the last letter of Latin Extended-A
 _LATEX_NEEDS = str.maketrans(_LATEX)
 
 
-def shortened(text: str, most: int) -> str:
-    """`text` in at most `most` characters, the middle left out: both ends of a module's name say what it is.
-
-    >>> shortened("model.layers.17.mlp.down_proj", 15)
-    'model.l…wn_proj'
-    """
-    if len(text) <= most:
-        return text
-    keep = most - 1
-    return f"{text[: keep - keep // 2]}…{text[len(text) - keep // 2 :]}"
-
-
 def plain(text: str, most: int = 24) -> str:
     r"""`text` as matplotlib draws it letter by letter: no mathematics, and nothing the font has no shape for.
 
@@ -46,9 +34,9 @@ def plain(text: str, most: int = 24) -> str:
 
     known = glyphs()
     drawable = "".join(
-        char if ord(char) in known else char.encode("unicode_escape").decode() for char in printable(text[: 4 * most])
+        char if ord(char) in known else char.encode("unicode_escape").decode() for char in elided(text, 4 * most)
     )
-    return shortened(drawable, most).replace("$", r"\$")
+    return elided(drawable, most).replace("$", r"\$")
 
 
 def latex(text: str) -> str:

@@ -70,8 +70,12 @@ class Series:
     def named(self, most: int) -> str:
         """Its label in at most so many characters, the number of runs, and the word for what float32 computed."""
         several = f" ($n={len(self.members)}$)" if len(self.members) > 1 else ""
-        estimate = any(member.result.settings.precision == "float32" for member in self.members)
-        return f"{plain(self.label, most)}{several}{' (estimate)' if estimate else ''}"
+        return f"{plain(self.label, most)}{several}{' (estimate)' if self.estimated else ''}"
+
+    @property
+    def estimated(self) -> bool:
+        """Whether some of its numbers are estimates."""
+        return any(member.result.settings.estimated for member in self.members)
 
 
 Shown: TypeAlias = "Result | Series"

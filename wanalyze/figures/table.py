@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import quantiles
+from statistics import mean, quantiles
 from typing import NamedTuple
 
 from wanalyze.errors import FigureError
 from wanalyze.figures.figure import LatexTable, Wanted
-from wanalyze.figures.labels import latex, shortened
+from wanalyze.figures.labels import latex
 from wanalyze.figures.places import measured
 from wanalyze.figures.series import Series, same_settings
 from wanalyze.naming import kind_order
+from wanalyze.numerals import number
+from wanalyze.printable import elided
 
 _METRICS = ("relative_norm", "effective_rank", "stable_rank")
+_NONE = "--"  # not measured
 _HEADINGS = (
     r"$\Vert\Delta W\Vert_F/\Vert W_0\Vert_F$",
     "effective rank",
@@ -23,7 +26,7 @@ _HEADINGS = (
 
 class Line(NamedTuple):
     """One kind of one model: median and quartiles over its changed matrices in all `n` runs; intruders are sums over
-    the matrices, mean over the runs.
+    the matrices, mean over the runs that counted some.
     """
 
     model: str
@@ -39,8 +42,8 @@ class Line(NamedTuple):
     stable_rank_q1: float | None
     stable_rank: float | None
     stable_rank_q3: float | None
-    intruders_left: float
-    intruders_right: float
+    intruders_left: float | None
+    intruders_right: float | None
 
 
 def _numbers(series: Sequence[Series], wanted: Wanted) -> list[Line]:  # noqa: ARG001 - as every figure
@@ -66,9 +69,14 @@ def _line(one: Series, kind: str, names: Sequence[str]) -> Line:
         return [value for value in found if value is not None]
 
     norm, effective, stable = (_quartiles(values(key)) for key in _METRICS)
-    runs = len(one.members)
-    left, right = (sum(values(f"intruders_{side}")) / runs for side in ("left", "right"))
-    return Line(one.label, kind, runs, len(names), *norm, *effective, *stable, left, right)
+    left, right = (_intruders(one, names, side) for side in ("left", "right"))
+    return Line(one.label, kind, len(one.members), len(names), *norm, *effective, *stable, left, right)
+
+
+def _intruders(one: Series, names: Sequence[str], side: str) -> float | None:
+    held = [[measured(member, name, f"intruders_{side}") for name in names] for member in one.members]
+    known = [[count for count in counts if count is not None] for counts in held]
+    return mean(sums) if (sums := [sum(counts) for counts in known if counts]) else None
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
@@ -100,9 +108,10 @@ def _latex(rows: Sequence[Line], series: Sequence[Series]) -> str:
 
 def _block(one: Series, rows: Sequence[Line]) -> str:
     runs = f" ({len(one.members)} runs)" if len(one.members) > 1 else ""
-    lines = [rf"\multicolumn{{7}}{{l}}{{{latex(shortened(one.label, 60))}{runs}}} \\"]
+    estimate = " (estimate)" if one.estimated else ""
+    lines = [rf"\multicolumn{{7}}{{l}}{{{latex(elided(one.label, 60))}{runs}{estimate}}} \\"]
     lines += [
-        rf"\quad {latex(shortened(row.kind, 30))} & {row.matrices} & "
+        rf"\quad {latex(elided(row.kind, 30))} & {row.matrices} & "
         + " & ".join(
             (
                 _cell(row.relative_norm_q1, row.relative_norm, row.relative_norm_q3),
@@ -110,17 +119,19 @@ def _block(one: Series, rows: Sequence[Line]) -> str:
                 _cell(row.stable_rank_q1, row.stable_rank, row.stable_rank_q3),
             )
         )
-        + rf" & {row.intruders_left:g} & {row.intruders_right:g} \\"
+        + rf" & {_count(row.intruders_left)} & {_count(row.intruders_right)} \\"
         for row in rows
     ]
     return "\n".join(lines) + "\n"
 
 
-def _cell(first: float | None, middle: float | None, third: float | None) -> str:
-    from wanalyze.wording import number
+def _count(mean: float | None) -> str:
+    return _NONE if mean is None else f"{mean:g}"
 
+
+def _cell(first: float | None, middle: float | None, third: float | None) -> str:
     if middle is None:
-        return "--"
+        return _NONE
     return f"${number(middle)}_{{{number(first)}}}^{{{number(third)}}}$".replace(",", "{,}")
 
 

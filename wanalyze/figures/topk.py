@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wanalyze.figures.canvas import whole_numbers
-from wanalyze.figures.curves import Count, counts, drawn
+from wanalyze.figures.curves import SIDES, Count, cosines_of, counts, drawn, tally
 from wanalyze.figures.figure import PaperFigure, Wanted
 from wanalyze.figures.series import Series, same_settings
 from wanalyze.figures.venues import Venue
-from wanalyze.intruders import Enclosure, count_intruders
+from wanalyze.intruders import Enclosure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,10 +20,14 @@ def _numbers(series: Sequence[Series], wanted: Wanted) -> list[Count]:  # noqa: 
     top_k, epsilon = same_settings(series)
 
     def count(cosines: list[list[Enclosure]], k: float) -> tuple[int, int]:
-        pairs = [pair for module in cosines for pair in module[: int(k)]]
-        return count_intruders(pairs, epsilon), sum(low < epsilon for low, _ in pairs)
+        return tally([pair for module in cosines for pair in module[: int(k)]], epsilon)
 
-    return counts(series, range(1, top_k + 1), count)
+    # a matrix has no more vectors than its short side, whatever k was asked for
+    found = [
+        cosines for one in series for member in one.members for side in SIDES for cosines in cosines_of(member, side)
+    ]
+    longest = max(map(len, found), default=0)
+    return counts(series, range(1, min(top_k, longest) + 1), count)
 
 
 def _draw(rows: Sequence[Count], series: Sequence[Series], venue: Venue) -> Figure:

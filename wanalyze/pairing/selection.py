@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+
+from wanalyze.naming import matches
 
 
 @dataclass(frozen=True)
@@ -25,4 +26,4 @@ class Selection:
 
 
 def _is_among(name: str, globs: tuple[str, ...]) -> bool:
-    return any(name == glob or fnmatchcase(name, glob) for glob in globs)
+    return any(matches(name, glob) for glob in globs)

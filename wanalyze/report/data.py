@@ -6,7 +6,8 @@ import json
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from wanalyze.report.sheet import COLUMNS, Sheet, shortened
+from wanalyze.printable import elided
+from wanalyze.report.sheet import COLUMNS, Sheet
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -19,7 +20,7 @@ def numbers(sheet: Sheet, keys: Sequence[str], kinds: Sequence[str]) -> dict[str
     return {
         "models": sheet.models,
         "names": sheet.names,
-        "kind": ([shortened(kind) for kind in known], kind),
+        "kind": ([elided(kind) for kind in known], kind),
         "layer": [place.layer for place in sheet.places],
         "shape": _numbered([tuple(place.shape) for place in sheet.places]),
         "dtype": _numbered([place.dtype for place in sheet.places]),

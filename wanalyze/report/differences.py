@@ -12,8 +12,9 @@ import numpy as np
 
 from wanalyze.intruders import Enclosure, count_intruders
 from wanalyze.naming import kind_order
+from wanalyze.printable import elided
 from wanalyze.report.chart import Axis, Line, Panel, spanning
-from wanalyze.report.sheet import Row, Sheet, shortened
+from wanalyze.report.sheet import Row, Sheet
 from wanalyze.result import Result
 
 MOST_MODELS = 12  # whose lines are drawn
@@ -61,7 +62,7 @@ def ranks_by_depth(sheet: Sheet) -> list[Panel]:
 
 
 def _by_kind(sheet: Sheet) -> dict[tuple[str, int], list[Row]]:
-    """Rows of the commonest kinds, in the order of a block."""
+    """Rows of the first kinds, in the order of a block."""
     found: dict[tuple[str, int], list[Row]] = defaultdict(list)
     kinds = sorted({place.kind for place in sheet.places if place.layer is not None}, key=kind_order)[:_MOST_KINDS]
     for (model, _), row in sheet.rows.items():
@@ -92,7 +93,7 @@ def _panels(curves: Mapping[tuple[str, int], list[tuple[float, float]]], x: Axis
     kinds = list(dict.fromkeys(kind for kind, _ in curves))
     return [
         Panel(
-            shortened(kind, _TITLE),
+            elided(kind, _TITLE),
             x,
             y,
             [Line(model, curve) for (of, model), curve in curves.items() if of == kind and curve],
@@ -109,7 +110,7 @@ def intruder_curves(result: Result) -> list[Panel]:
     for side, place in (("left", "output side"), ("right", "input side")):
         found = [_cosines(result, label.label, side) for label in result.models[:MOST_MODELS]]
         at = [[(epsilon, _per_matrix(all_, epsilon)) for epsilon in epsilons] for all_ in found]
-        upto = [_upto(all_, settings.epsilon, settings.top_k) for all_ in found]
+        upto = [_upto(all_, settings.epsilon) for all_ in found]
         for curves, x, mark in (
             (at, Axis(0, 1, 210, "ε"), settings.epsilon),
             (upto, Axis(0, settings.top_k, 210, "k"), float(settings.top_k)),
@@ -131,7 +132,8 @@ def _per_matrix(found: list[list[Enclosure]], epsilon: float) -> float:
     return sum(count_intruders(cosines, epsilon) for cosines in found) / max(len(found), 1)
 
 
-def _upto(found: list[list[Enclosure]], epsilon: float, top_k: int) -> list[tuple[float, float]]:
-    """How many intruders a matrix has among its first 1, 2, ... k vectors."""
-    each = [count_intruders([c[i] for c in found if i < len(c)], epsilon) for i in range(top_k)]
+def _upto(found: list[list[Enclosure]], epsilon: float) -> list[tuple[float, float]]:
+    """How many intruders a matrix has among its first 1, 2, ... vectors, up to all that a matrix has."""
+    longest = max(map(len, found), default=0)
+    each = [count_intruders([c[i] for c in found if i < len(c)], epsilon) for i in range(longest)]
     return [(k, count / max(len(found), 1)) for k, count in enumerate(accumulate(each), start=1)]

@@ -9,10 +9,11 @@ from itertools import groupby
 from statistics import median, quantiles
 
 from wanalyze.naming import kind_order
+from wanalyze.numerals import number
+from wanalyze.printable import elided
 from wanalyze.report.chart import Axis, Line, Panel, spanning
 from wanalyze.report.scale import Scale, cosines, counts, logarithmic
 from wanalyze.report.sheet import COLUMNS, Column, Row, Sheet
-from wanalyze.wording import number
 
 MAPPED = (
     *("effective_rank", "relative_norm", "intruders_left", "intruders_right"),
@@ -48,7 +49,7 @@ class Frame:
 
     @property
     def labels(self) -> list[str]:
-        return [kind if len(kind) <= _LABEL else f"…{kind[1 - _LABEL :]}" for kind in self.kinds]
+        return [elided(kind, _LABEL) for kind in self.kinds]
 
     @property
     def numbered(self) -> list[tuple[int, int]]:

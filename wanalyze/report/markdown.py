@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from wanalyze import markdown, wording
+from wanalyze.printable import printable
 from wanalyze.result import Model, Result
 
+_FEW = 10  # findings, failures, notes
 _HEADER = ("model", "method", "changed", "effective rank", "relative norm", "intruders out / in")
 
 
@@ -17,6 +19,7 @@ def report_markdown(result: Result) -> str:
         markdown.table(_HEADER, [_row(model) for model in result.models], left=2),
         f"Medians over changed matrices; intruders are matrices with at least one ({limits}).\n",
         "".join(f"- {markdown.code(model.label)}: {wording.coverage(model)}\n" for model in result.models),
+        *_remarks(result),
         "### Files\n",
         markdown.table(
             ("file", "sha256", "bytes"),
@@ -31,19 +34,29 @@ def report_markdown(result: Result) -> str:
     return "\n".join(parts)
 
 
+def _remarks(result: Result) -> list[str]:
+    """Findings, failures and notes, as far as a comment has room for them."""
+    failed = [f"failed: {model} {name}: {reason}" for model, name, reason in wording.failures(result)]
+    lines = [
+        *wording.first(wording.findings(result), _FEW, "findings"),
+        *wording.first(failed, _FEW, "failures"),
+        *wording.first([f"note: {note}" for note in wording.notes(result)], _FEW, "notes"),
+    ]
+    return ["".join(f"- {markdown.code(line)}\n" for line in lines)] if lines else []
+
+
 def _row(model: Model) -> tuple[str, ...]:
     found = model.summary
-    hits = f"{found.matrices_with_intruders_left} / {found.matrices_with_intruders_right} of {found.measured}"
     return (
         markdown.code(model.label),
         markdown.code(model.method),
         wording.share(found.changed_share),
         wording.number(found.median_effective_rank),
         wording.number(found.median_relative_norm),
-        hits if found.measured else wording.NOT_MEASURED,
+        found.hits or wording.NOT_MEASURED,
     )
 
 
 def _inert(text: str) -> str:
-    """Prose that holds names; labels have no character that Markdown knows but _ and *."""
-    return "".join(f"\\{char}" if char in "\\`*_{}[]<>#|!~&" else char for char in text)
+    """Prose that holds labels, which have no character that Markdown knows but _ and * unless they are forged."""
+    return "".join(f"\\{char}" if char in "\\`*_{}[]<>#|!~&" else char for char in printable(text))

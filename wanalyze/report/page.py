@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
@@ -14,14 +15,14 @@ from markupsafe import Markup
 
 from wanalyze import wording
 from wanalyze.metrics import EXPLAINED
-from wanalyze.printable import printable
+from wanalyze.printable import elided, printable
 from wanalyze.report import chart, detail, differences
 from wanalyze.report.data import inert, numbers
 from wanalyze.report.detail import Matrix
 from wanalyze.report.maps import MAPPED, Maps, cut_from_maps, maps_of
 from wanalyze.report.scale import RAMP
-from wanalyze.report.sheet import COLUMNS, Sheet, remarkable, sheet, shortened
-from wanalyze.result import Finding, Model, Result
+from wanalyze.report.sheet import COLUMNS, Sheet, remarkable, sheet
+from wanalyze.result import Finding, Model, Result, Status
 
 TABLE_ROWS = 50  # written out; the script shows the others
 TABLE_COLUMNS = (
@@ -141,7 +142,7 @@ def _head(result: Result, sheet: Sheet) -> dict[str, object]:
     style, script = _text("page.css"), _text("page.js")
     tone, shape = _tone(result)
     return {
-        "title": f"{wording.listed(wording.some(sheet.models))} against {shortened(result.base.ref)}",
+        "title": f"{wording.listed(wording.some(sheet.models))} against {elided(result.base.ref)}",
         "style_sheet": Markup(style),
         "style_hash": _hash(style),
         "script": Markup(script),
@@ -211,7 +212,8 @@ def _models(result: Result, sheet: Sheet) -> dict[str, object]:
     return {
         "weights": f"{max((model.summary.weights for model in result.models), default=0):,}",
         "kept": lambda model: _kept(model, result),
-        "charts": charts,
+        "charts": [chart for chart in charts if any(panel.lines for panel in chart[2])],
+        "still": Counter(vector.model for vector in result.vectors if vector.status is Status.unchanged),
     }
 
 
@@ -263,7 +265,7 @@ def _module(result: Result, sheet: Sheet, order: Sequence[int], others: Sequence
 def _about(sheet: Sheet, name: int) -> str:
     place = sheet.places[name]
     layer = "" if place.layer is None else f", layer {place.layer}"
-    return f"{' × '.join(map(str, place.shape))}, {place.dtype}{layer}, {shortened(place.kind)}"
+    return f"{' × '.join(map(str, place.shape))}, {place.dtype}{layer}, {elided(place.kind)}"
 
 
 def _method(result: Result) -> dict[str, object]:
@@ -285,7 +287,7 @@ def _or_dash(value: int | None) -> str:
 
 
 def _prose(text: str) -> str:
-    return shortened(text, _PROSE)
+    return elided(text, _PROSE)
 
 
 def _hash(text: str) -> str:
@@ -306,5 +308,5 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters.update(number=wording.number, share=wording.share, short=shortened, prose=_prose)
+    environment.filters.update(number=wording.number, share=wording.share, short=elided, prose=_prose)
     return environment

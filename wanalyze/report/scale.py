@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wanalyze.wording import number
+from wanalyze.numerals import number
 
 # Light to dark, equal steps of lightness; grey is in none of them, so hatching can mean "not measured".
 # The stylesheet turns the ramp round on dark paper: `s0` to `s6` name its steps.
@@ -22,7 +22,12 @@ class Scale:
     limits: tuple[float, ...]
     steps: tuple[int, ...]
     unit: str
-    whole: bool = False
+    most: int | None = None  # the largest there can be, of whole numbers
+
+    @property
+    def whole(self) -> bool:
+        """Whether the steps hold whole numbers."""
+        return self.most is not None
 
     def step(self, value: float) -> int:
         """The place in RAMP of the colour of `value`."""
@@ -33,8 +38,8 @@ class Scale:
         """(place in RAMP, what it stands for) from low to high."""
         if not self.limits:
             return [(self.steps[0], "all alike")]
-        if self.whole:
-            return list(zip(self.steps, _whole_steps([int(limit) for limit in self.limits]), strict=True))
+        if self.most is not None:
+            return list(zip(self.steps, _whole_steps([int(limit) for limit in self.limits], self.most), strict=True))
         ends = [number(limit, 2) for limit in self.limits]
         texts = [f"below {ends[0]}", *map(" to ".join, itertools.pairwise(ends)), f"{ends[-1]} or more"]
         return list(zip(self.steps, texts, strict=True))
@@ -54,7 +59,7 @@ def logarithmic(values: Sequence[float], unit: str) -> Scale:
 def counts(most: int, unit: str) -> Scale:
     """0 has a colour of its own, the rest is cut into steps of whole numbers up to `most`."""
     edges = sorted({1, *(round(1 + (most - 1) * step / 5) for step in range(1, 6))}) if most > 1 else [1]
-    return Scale(tuple(edges), (0, *range(len(RAMP) - len(edges), len(RAMP))), unit, whole=True)
+    return Scale(tuple(edges), (0, *range(len(RAMP) - len(edges), len(RAMP))), unit, most)
 
 
 def cosines(epsilon: float, unit: str) -> Scale:
@@ -65,11 +70,11 @@ def cosines(epsilon: float, unit: str) -> Scale:
     return Scale(limits, tuple(reversed(range(len(RAMP)))), unit)
 
 
-def _whole_steps(edges: Sequence[int]) -> list[str]:
-    """What whole numbers each step holds.
+def _whole_steps(edges: Sequence[int], most: int) -> list[str]:
+    """What whole numbers up to `most` each step holds.
 
-    >>> _whole_steps([1, 3, 4])
-    ['0', '1–2', '3', '4 or more']
+    >>> _whole_steps([1, 3, 4], 4)
+    ['0', '1–2', '3', '4']
     """
-    between = [str(low) if high - low == 1 else f"{low}–{high - 1}" for low, high in itertools.pairwise(edges)]
-    return ["0", *between, f"{edges[-1]} or more"]
+    spans = itertools.pairwise((*edges, most + 1))
+    return ["0", *(str(low) if high - low == 1 else f"{low}–{high - 1}" for low, high in spans)]

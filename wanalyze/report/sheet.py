@@ -13,10 +13,9 @@ from statistics import median
 
 from wanalyze.intruders import Enclosure
 from wanalyze.metrics import EXPLAINED, METRICS
-from wanalyze.printable import printable
+from wanalyze.printable import elided
 from wanalyze.result import Finding, Module, Result, Status
 
-_LONGEST = 96  # characters of a name that are shown; the middle of a longer one is left out
 _EXPERT = re.compile(r"\[[0-9]+\]")
 
 
@@ -81,7 +80,7 @@ class Row:
         """Its status, with the reason if there is one."""
         module = self.module
         words = [module.status.value, f"{self.experts} experts" if self.experts > 1 else ""]
-        words += ["ambiguous vectors" if module.ambiguous else "", shortened(module.reason or "")]
+        words += ["ambiguous vectors" if module.ambiguous else "", elided(module.reason or "")]
         return ", ".join(filter(None, words))
 
 
@@ -150,8 +149,8 @@ def sheet(result: Result, most: int) -> Sheet:
     kept = set(sorted(folded, key=lambda name: _remark([row for row in folded[name] if row]))[:most])
     names = [name for name in folded if name in kept]
     return Sheet(
-        [shortened(label) for label in labels],
-        [shortened(_shown(name, folded[name])) for name in names],
+        [elided(label) for label in labels],
+        [elided(_shown(name, folded[name])) for name in names],
         [next(row.module for row in folded[name] if row) for name in names],
         {(m, n): row for n, name in enumerate(names) for m, row in enumerate(folded[name]) if row},
         len(folded) - len(names),
@@ -184,14 +183,3 @@ def _shown(name: str, rows: Sequence[Row | None]) -> str:
     """The matrix's own name where nothing was folded."""
     alone = [row.module.name for row in rows if row and row.experts == 1]
     return alone[0] if alone else name
-
-
-def shortened(text: str, longest: int = _LONGEST) -> str:
-    """Printable, and its middle left out where it is long.
-
-    >>> shortened("q_proj"), len(shortened("x" * 10_000))
-    ('q_proj', 96)
-    """
-    half = longest // 2
-    safe = printable(text if len(text) <= 4 * half else text[: 2 * half] + text[-2 * half :])
-    return safe if len(safe) <= longest else f"{safe[: half - 1]}…{safe[-half:]}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from wanalyze.errors import UsageError
 from wanalyze.metrics import METRICS
+from wanalyze.numerals import NOT_MEASURED, number
 from wanalyze.printable import printable
 
 if TYPE_CHECKING:
@@ -21,12 +22,13 @@ _HEADER = ("model", "method", "measured", "effective rank", "relative norm", "in
 _OF_MODULE = ("model", "name", "layer", "kind", "dtype", "reason")
 
 
-def models_html(models: Sequence[Model]) -> str:
+def models_html(models: Sequence[Model], *, estimated: bool) -> str:
     """A row for each model; no style, no script, names of strangers as text."""
     more = f"<p>and {len(models) - _MOST} more models</p>" if len(models) > _MOST else ""
+    note = "<p>Estimates, computed in float32.</p>" if estimated else ""
     head = "".join(f"<th>{title}</th>" for title in _HEADER)
     rows = "".join(f"<tr>{_cells(model)}</tr>" for model in models[:_MOST])
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}{note}"
 
 
 def _cells(model: Model) -> str:
@@ -35,11 +37,9 @@ def _cells(model: Model) -> str:
         model.label,
         model.method,
         f"{found.measured:,}",
-        *(
-            f"{value:.3g}" if value is not None else "–"
-            for value in (found.median_effective_rank, found.median_relative_norm)
-        ),
-        f"{found.matrices_with_intruders_left} / {found.matrices_with_intruders_right}",
+        number(found.median_effective_rank),
+        number(found.median_relative_norm),
+        found.hits or NOT_MEASURED,
     )
     return "".join(f"<td>{escape(printable(cell[:_LONGEST]))}</td>" for cell in cells)
 

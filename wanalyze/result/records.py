@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SCHEMA_ID: Literal["wanalyze.result/1"] = "wanalyze.result/1"
-Number: TypeAlias = Annotated[int | float, Field(allow_inf_nan=False)]
+Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
+Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Number: TypeAlias = Annotated[int, Field(gt=-(2**63), lt=2**63)] | Finite
 Cosine: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-Side: TypeAlias = Annotated[int, Field(ge=1)]
 
 
 class Record(BaseModel):
@@ -52,7 +53,7 @@ class Tool(Record):
 class Settings(Record):
     """What the numbers depend on, beside the files; of `precision` float32 all of them are estimates."""
 
-    top_k: int = Field(ge=1)
+    top_k: Annotated[int, Field(ge=1, lt=2**63)]
     epsilon: float = Field(gt=0, le=1)
     only: list[str] = []
     skip: list[str] = []
@@ -69,7 +70,7 @@ class File(Record):
     """`sha256` is null where only parts of the file were read: then `tensors` of its model holds their hashes."""
 
     name: str
-    size: int
+    size: Count
     sha256: str | None
 
 
@@ -94,24 +95,30 @@ class Summary(Record):
     over all that was compared.
     """
 
-    measured: int
-    counted: int
-    unchanged: int
-    failed: int
-    skipped: int
-    vectors: int
-    vectors_changed: int
-    weights: int
-    changed_share: float | None
-    median_relative_norm: float | None
-    median_effective_rank: float | None
-    median_stable_rank: float | None
-    intruders_left: int
-    intruders_right: int
-    matrices_with_intruders: int
-    matrices_with_intruders_left: int
-    matrices_with_intruders_right: int
-    ambiguous: int
+    measured: Count
+    counted: Count
+    unchanged: Count
+    failed: Count
+    skipped: Count
+    vectors: Count
+    vectors_changed: Count
+    weights: Count
+    changed_share: Finite | None
+    median_relative_norm: Finite | None
+    median_effective_rank: Finite | None
+    median_stable_rank: Finite | None
+    intruders_left: Count
+    intruders_right: Count
+    matrices_with_intruders: Count
+    matrices_with_intruders_left: Count
+    matrices_with_intruders_right: Count
+    ambiguous: Count
+
+    @property
+    def hits(self) -> str | None:
+        """Matrices with intruders on the output and on the input side, of those that were counted; None of none."""
+        found = f"{self.matrices_with_intruders_left} / {self.matrices_with_intruders_right} of {self.counted}"
+        return found if self.counted else None
 
 
 class Term(Record):
@@ -122,7 +129,7 @@ class Term(Record):
     revision: str | None = None
     method: str
     base_model: str | None = None
-    trained_parameters: int
+    trained_parameters: Count
     files: list[File]
 
 
@@ -136,7 +143,7 @@ class Model(Record):
     ref: str
     revision: str | None = None
     method: str
-    trained_parameters: int | None = None
+    trained_parameters: Count | None = None
     files: list[File]
     tensors: dict[str, str] = {}
     notes: list[str] = []
@@ -163,9 +170,9 @@ class Module(Record):
 
     model: str
     name: str
-    layer: int | None
+    layer: Count | None
     kind: str
-    shape: Annotated[list[Side], Field(min_length=2, max_length=2)]
+    shape: Annotated[list[Count], Field(min_length=2, max_length=2)]
     dtype: str
     status: Status
     reason: str | None = None
@@ -235,9 +242,9 @@ class Result(Document):
         labels = [model.label for model in self.models]
         if len({*labels}) < len(labels):
             raise ValueError("two models have the same label")
-        for item in (*self.modules, *self.vectors, *self.skipped):
-            if item.model not in labels:
-                raise ValueError(f"{item.name} is of {item.model!r}, which is no model of the run")
+        of = {m.model for m in self.modules} | {v.model for v in self.vectors} | {s.model for s in self.skipped}
+        if strange := sorted(of.difference(labels)):
+            raise ValueError(f"a record is of {strange[0][:80]!r}, which is no model of the run")
         return self
 
     def __getitem__(self, name: str) -> list[Module]:

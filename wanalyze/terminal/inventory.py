@@ -9,9 +9,9 @@ from statistics import median
 from pydantic import JsonValue
 
 from wanalyze import wording
-from wanalyze.printable import printable
+from wanalyze.printable import elided, printable
 from wanalyze.result import AdapterInventory, Change, Inventory, Status
-from wanalyze.terminal.tables import elided, facts_table, table
+from wanalyze.terminal.tables import facts_table, table
 
 _FEW = 4  # names that are listed of each sort
 _SHOWN_ELSEWHERE = {"modules", "ranks", "scales", "saved_whole"}

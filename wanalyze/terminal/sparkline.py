@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 from wanalyze import wording
-from wanalyze.printable import printable
+from wanalyze.printable import elided
 from wanalyze.result import Module, Result
-from wanalyze.terminal.tables import WIDTH, elided
+from wanalyze.terminal.tables import WIDTH
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 _GAP = "·"  # nothing was measured there
@@ -40,7 +40,7 @@ def along_depth(result: Result, key: str, title: str) -> list[str]:
     if not known:
         return []
     top = max(known)
-    drawn = [f"{elided(printable(name), 16)} {sparkline(_binned(run), top)}" for name, run in runs.items()]
+    drawn = [f"{elided(name, 16)} {sparkline(_binned(run), top)}" for name, run in runs.items()]
     more = [f"and {len(drawn) - _FEW} more"] if len(drawn) > _FEW else []
     return [f"{title} by layer (█ = {wording.number(top)}):", *_filled([*drawn[:_FEW], *more])]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from statistics import median
 
 from wanalyze.auditing import Audit, Audited, Standings
-from wanalyze.printable import printable
+from wanalyze.printable import elided, printable
 from wanalyze.result import Change, Status
-from wanalyze.terminal.tables import elided, table, wrapped
+from wanalyze.terminal.tables import table, wrapped
 from wanalyze.wording import NOT_MEASURED, number
 
 _COLUMNS = {

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from wanalyze.printable import elided as elided
 from wanalyze.printable import printable
 
 WIDTH = 80
-
-
-def elided(text: str, width: int) -> str:
-    """`text` within `width` columns, cut in the middle: both ends of a module's name tell more.
-
-    >>> elided("model.layers.17.mlp.down_proj", 20)
-    'model.lay….down_proj'
-    """
-    text = printable(text)
-    if len(text) <= width:
-        return text
-    tail = width // 2
-    return f"{text[: width - tail - 1]}…{text[-tail:]}"
 
 
 def facts_table(facts: Iterable[tuple[str, object]]) -> str:

@@ -11,10 +11,11 @@ from pathlib import PurePosixPath
 from wanalyze.auditing.records import Severity
 from wanalyze.auditing.rule import Hit, Rule
 from wanalyze.auditing.subject import Subject
+from wanalyze.checkpoints.sources import ADAPTER_CONFIG
 
 _CODE = (
-    *(".py", ".pyc", ".pyo", ".pyd", ".pyz", ".whl", ".egg", ".ipynb", ".so", ".dll", ".dylib", ".exe"),
-    *(".sh", ".bash", ".bat", ".cmd", ".ps1", ".js", ".mjs", ".jar"),
+    *(".py", ".pyw", ".pyc", ".pyo", ".pyd", ".pyz", ".pyx", ".whl", ".egg", ".ipynb", ".so", ".dll", ".dylib", ".exe"),
+    *(".sh", ".bash", ".zsh", ".bat", ".cmd", ".ps1", ".vbs", ".js", ".mjs", ".cjs", ".wasm", ".jar", ".class", ".msi"),
 )
 _PICKLES = (
     *(".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".distcp"),
@@ -24,6 +25,7 @@ _TOKENIZER = {
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "added_tokens.json", "special_tokens_map.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
 }
+_WITH_TEMPLATE = "tokenizer_config.json"
 _TEMPLATES = {"chat_template.json", "chat_template"}
 _MARKUP = re.compile(r"[<>&\"`]")
 _ODD = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidi), surrogates, line separators
@@ -32,20 +34,29 @@ _HUB = "loaders of transformers and peft, which take files by their names; HF Hu
 
 def _by_name(subject: Subject, is_meant: Callable[[PurePosixPath], bool], message: str, fix: str) -> Iterator[Hit]:
     for listed in subject.listing:
-        if listed.problem is None and is_meant(PurePosixPath(listed.name)) and listed.name != subject.weights_file:
+        plain = listed.name.rstrip(". ").lower()  # as Windows and macOS take it
+        if listed.problem is None and is_meant(PurePosixPath(plain)) and listed.name != subject.weights_file:
             yield Hit(f"{listed.name} {message}", fix, file=listed.name)
 
 
 def _is_code(path: PurePosixPath) -> bool:
-    return path.suffix.lower() in _CODE
+    return path.suffix in _CODE or ".so." in path.name  # libx.so.1
 
 
 def _is_pickle(path: PurePosixPath) -> bool:
-    return path.suffix.lower() in _PICKLES
+    return path.suffix in _PICKLES
 
 
 def _is_tokenizer(path: PurePosixPath) -> bool:
-    return path.name in _TOKENIZER
+    return path.name in _TOKENIZER and path.name != _WITH_TEMPLATE
+
+
+def _tokenizers(subject: Subject) -> Iterator[Hit]:
+    replaces, fix = "would replace the base's tokenizer in some servers", "compare it with the base's"
+    message, without = f"{replaces}; it was not opened", f"{fix}, or remove it if the adapter adds no token"
+    yield from _by_name(subject, _is_tokenizer, message, without)
+    message = f"{replaces}, and can hold a chat template, which can rewrite every prompt; it was not opened"
+    yield from _by_name(subject, lambda path: path.name == _WITH_TEMPLATE, message, f"{fix}, chat_template in it too")
 
 
 def _is_template(path: PurePosixPath) -> bool:
@@ -108,12 +119,17 @@ def _alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def _two_weights(subject: Subject) -> Iterator[Hit]:
     stems = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt", "adapters.safetensors")
-    there = [listed.name for listed in subject.listing if listed.name in stems]
+    names = [listed.name for listed in subject.listing]
+    there = [
+        name
+        for name in names
+        if name in stems or (ADAPTER_CONFIG in names and "/" not in name and name.endswith(".safetensors"))
+    ]
     if len(there) > 1:
         yield Hit(
             f"{', '.join(there)} lie side by side and need not hold the same; which one counts depends on the loader",
             "keep the safetensors file alone",
-            file=there[1],
+            file=next(name for name in there if name != subject.weights_file),
         )
 
 
@@ -199,7 +215,7 @@ FILES = (
         "two-weights",
         Severity.warning,
         "two files of weights",
-        "More than one file is of a name that loaders take for the adapter's weights.",
+        "More than one file bears a name that loaders take for the adapter's weights, or is safetensors beside them.",
         "vLLM 0.33.0 and peft 0.21 prefer safetensors, older tools .bin",
         _two_weights,
         needs=(),
@@ -211,14 +227,9 @@ FILES = (
         "a tokenizer is shipped along",
         "Files of a tokenizer lie in the folder.",
         "TGI and LoRAX load the tokenizer of an adapter; vLLM 0.33.0 does not",
-        partial(
-            _by_name,
-            is_meant=_is_tokenizer,
-            message="would replace the base's tokenizer in some servers; it was not opened",
-            fix="compare it with the base's, or remove it if the adapter adds no token",
-        ),
+        _tokenizers,
         needs=(),
-        caveat="Reported as a file; its content is not read.",
+        caveat="Reported as a file; its content is not read, nor a chat template that tokenizer_config.json may hold.",
     ),
     Rule(
         "chat-template-shipped",
@@ -233,6 +244,6 @@ FILES = (
             fix="compare it with the base's, or remove it",
         ),
         needs=(),
-        caveat="A template inside tokenizer_config.json is not looked for: that file is not opened.",
+        caveat="One inside tokenizer_config.json is not seen, as that file is not opened: see tokenizer-shipped.",
     ),
 )

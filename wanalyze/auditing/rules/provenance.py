@@ -61,6 +61,14 @@ def _without_license(subject: Subject) -> str:
     return "its README names no license" if problem is None else f"no license is named: {problem}"
 
 
+def _same_weights(subject: Subject) -> Iterator[Hit]:
+    if subject.twin is not None:
+        yield Hit(
+            f"its weights are those of {subject.twin}, byte for byte",
+            "make sure that both are meant, and that it is not one adapter under another's name",
+        )
+
+
 PROVENANCE = (
     Rule(
         "base-unnamed",
@@ -104,5 +112,14 @@ PROVENANCE = (
         "the Hub's model cards",
         _no_license,
         needs=(),
+    ),
+    Rule(
+        "same-weights",
+        Severity.warning,
+        "another adapter has the same weights",
+        "The files of its tensors have the sha256 of those of an adapter that the same audit read before.",
+        "wanalyze",
+        _same_weights,
+        caveat="Within one audit, by the bytes of the files: the same tensors saved in another way are not noticed.",
     ),
 )

@@ -31,15 +31,15 @@ def _suite(root: xml.Element, adapter: Audited, policy: Effective) -> None:
         tests=str(len(codes) + 1),
         failures=str(sum(bool(findings) for findings in failing.values())),
         errors=str(int(adapter.reason is not None)),
-        skipped=str(len(skipped)),
+        skipped=str(sum(code in skipped and not failing[code] for code in codes)),
     )
     _readable(suite, adapter)
     for code in codes:
         case = _case(suite, adapter, code)
-        if code in skipped:
-            xml.SubElement(case, "skipped", message=printable(skipped[code]))
-        elif failing[code]:
+        if failing[code]:
             _failure(case, failing[code])
+        elif code in skipped:
+            xml.SubElement(case, "skipped", message=printable(skipped[code]))
 
 
 def _case(suite: xml.Element, adapter: Audited, name: str) -> xml.Element:
