@@ -16,7 +16,7 @@ import wanalyze
 from tests.bad_inputs import SAFETENSORS
 from tests.conftest import FIXTURES, Run
 from tests.peft_oracle import make
-from tests.planted import CLEAN, PLANTED, Planted, base, factors, with_fields, with_file, write
+from tests.planted import CLEAN, PLANTED, Planted, base, factors, kohya, with_fields, with_file, write
 from wanalyze.auditing import RULES, Audit, Audited, Severity, Verdict, json_schema
 from wanalyze.auditing.rules.bases import BASES
 from wanalyze.auditing.rules.config import CONFIG
@@ -142,13 +142,14 @@ def test_no_adapter_at_any_depth_of_a_folder_is_passed_over(cli: Run, tmp_path: 
     for name in ("a", "team/b", "team/deep/er/c", "a/checkpoint-9"):
         write(many / name)
     (many / "training_args.bin").write_bytes(b"x")
+    kohya(many / "style")
     (many / "a" / "checkpoint-9" / "optimizer.pt").write_bytes(b"x")
     (many / "a" / "state").mkdir()
     (many / "a" / "state" / "optimizer.pt").write_bytes(b"x")
     (many / "linked").symlink_to(write(tmp_path / "elsewhere"))
     (many / "circle").symlink_to(many / "team")
     verdicts = {Path(each.ref).relative_to("many"): each.verdict.value for each in wanalyze.audit(many).adapters}
-    passed = ("a", "team/b", "team/deep/er/c", "a/checkpoint-9", "linked")
+    passed = ("a", "style", "team/b", "team/deep/er/c", "a/checkpoint-9", "linked")
     assert verdicts == {
         **{Path(name): "passed" for name in passed},
         **{Path(name): "unreadable" for name in (".", "circle")},

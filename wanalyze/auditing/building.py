@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wanalyze.auditing.bank import Bank, BankAdapter, make_bank, recipe_of, statistics_of
 from wanalyze.auditing.places import Place, expanded
-from wanalyze.checkpoints import AdapterFiles, Checkpoint, Location, Reference, open_checkpoint, open_source
+from wanalyze.checkpoints import AdapterFiles, Checkpoint, Location, Reference, open_checkpoint, open_source, public
 from wanalyze.errors import AdapterError, UsageError
 from wanalyze.result import File, Status, Tool
 from wanalyze.version import VERSION
@@ -46,7 +46,8 @@ def _check_each_once(opened: Sequence[tuple[Place, AdapterFiles]]) -> None:
         for digest in {file.sha256() for file in source.weights.files} - {None}:
             if (other := seen.setdefault(str(digest), place)) is not place:
                 raise UsageError(
-                    f"{place.location}: is the same file as {other.location}, and would count twice; name each adapter once"
+                    f"{place.location}: is the same file as {other.location}, and would count twice; "
+                    "name each adapter once"
                 )
 
 
@@ -68,7 +69,7 @@ def _entry(
     if not statistics:
         raise AdapterError(f"{place.location}: changes no matrix, so a bank can learn nothing from it; leave it out")
     return BankAdapter(
-        ref=place.ref,
+        ref=public(place.location),
         revision=source.weights.revision,
         files=[File(name=file.name, size=file.size, sha256=file.sha256()) for file in source.weights.files],
         recipe=recipe_of(adapter, found),

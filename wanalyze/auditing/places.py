@@ -41,11 +41,12 @@ def _adapters(folder: Path, depth: int, *, inside: bool = False) -> Iterator[Pat
     except CheckpointError:
         yield folder
         return
-    is_adapter = ADAPTER_CONFIG in names or (not inside and any(format_of(name) is not None for name in names))
+    has_config = ADAPTER_CONFIG in names
+    is_adapter = has_config or (not inside and any(format_of(name) is not None for name in names))
     folders = [folder / name.rstrip("/") for name in names if name.endswith("/")]
     if is_adapter or (depth == _DEEPEST and folders and not inside):
         yield folder
-    inside = inside or is_adapter
+    inside = inside or has_config
     for below in folders if depth < _DEEPEST else ():
         if not below.is_symlink():
             yield from _adapters(below, depth + 1, inside=inside)
