@@ -111,7 +111,6 @@ PROVENANCE = (
         "The README's front matter has no license, and the policy lists none.",
         "the Hub's model cards",
         _no_license,
-        needs=(),
     ),
     Rule(
         "same-weights",

@@ -10,7 +10,7 @@ from wanalyze.printable import printable
 
 _MOST = 50  # findings listed of each adapter
 _SIGNS = {Verdict.passed: "passed", Verdict.failed: "**failed**", Verdict.unreadable: "**unreadable**"}
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~$@&-])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#!|~$@&])")
 
 
 def markdown(found: Audit) -> str:
