@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from wanalyze.printable import printable
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#!|~$@&])")
 
 
 def code(text: str) -> str:
@@ -15,6 +18,15 @@ def code(text: str) -> str:
     """
     safe = printable(text).replace("`", "'").replace("\\", "/").replace("|", "\\|")
     return f"`{safe or ' '}`"
+
+
+def prose(text: str) -> str:
+    r"""Text with nothing in it that Markdown or HTML would act on.
+
+    >>> print(prose("<b>|`x`"))
+    \<b\>\|\`x\`
+    """
+    return _SPECIAL.sub(r"\\\1", printable(text))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:

@@ -42,13 +42,14 @@ def elements(tensor: Tensor) -> Elements:
     largest, peak = 0.0, 0
     for start in range(0, flat.numel(), _BLOCK):
         block = flat[start : start + _BLOCK]
-        if not all(math.isfinite(end) for end in map(float, block.aminmax())):
+        low, high = map(float, block.aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
             strange = ~block.isfinite()
             first = start + int(strange.nonzero()[0]) if first is None else first
             nan += int(block.isnan().sum())
             infinite += int(block.isinf().sum())
             block = block.masked_fill(strange, 0)
-        low, high = (float(end) for end in block.aminmax())
+            low, high = map(float, block.aminmax())
         if max(-low, high) > largest:
             largest = max(-low, high)
             # To look for a place among numbers of 16 bits takes three times as long.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from wanalyze import markdown, wording
-from wanalyze.printable import printable
 from wanalyze.result import Model, Result
 
 _FEW = 10  # findings, failures, notes
@@ -15,7 +14,7 @@ def report_markdown(result: Result) -> str:
     limits = f"k = {result.settings.top_k}, ε = {result.settings.epsilon:g}"
     parts = [
         "## What the fine-tune did to the weights\n",
-        f"{_inert(wording.verdict(result))}\n",
+        f"{markdown.prose(wording.verdict(result))}\n",
         markdown.table(_HEADER, [_row(model) for model in result.models], left=2),
         f"Medians over changed matrices; intruders are matrices with at least one ({limits}).\n",
         "".join(f"- {markdown.code(model.label)}: {wording.coverage(model)}\n" for model in result.models),
@@ -55,8 +54,3 @@ def _row(model: Model) -> tuple[str, ...]:
         wording.number(found.median_relative_norm),
         found.hits or wording.NOT_MEASURED,
     )
-
-
-def _inert(text: str) -> str:
-    """Prose that holds labels, which have no character that Markdown knows but _ and * unless they are forged."""
-    return "".join(f"\\{char}" if char in "\\`*_{}[]<>#|!~&" else char for char in printable(text))

@@ -5,11 +5,10 @@ from wanalyze.terminal.inventory import inventory
 from wanalyze.terminal.modules import modules_markdown, modules_table
 from wanalyze.terminal.statistics import statistics
 from wanalyze.terminal.summary import summary
-from wanalyze.terminal.tables import elided, facts_table
+from wanalyze.terminal.tables import facts_table
 
 __all__ = [
     "audit",
-    "elided",
     "facts_table",
     "inventory",
     "modules_markdown",

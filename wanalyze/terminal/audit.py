@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from wanalyze import wording
 from wanalyze.auditing import SERVERS, Audit, Audited, Finding, Severity, Verdict, ranked, verdicts
-from wanalyze.printable import printable
-from wanalyze.terminal.tables import elided, table, wrapped
+from wanalyze.printable import elided, printable
+from wanalyze.terminal.tables import table, wrapped
 
 _MOST = 20  # findings shown of each adapter
 _FEW = 3  # of one adapter among several

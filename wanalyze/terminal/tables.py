@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from wanalyze.printable import elided as elided
 from wanalyze.printable import printable
 
 WIDTH = 80

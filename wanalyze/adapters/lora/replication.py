@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from wanalyze.adapters.adapter import Update
 from wanalyze.adapters.lora.names import layer_in
-from wanalyze.checkpoints import TensorEntry
 from wanalyze.errors import AdapterError
 
 _MOST_LAYERS = 10_000
@@ -64,12 +63,6 @@ def name_at_source(name: str, sources: Sequence[int], *, where: str) -> str:
             "base stores once; only the LoRA of such layers can be compared"
         )
     return f"{cut[0]}{source}{cut[2]}"
-
-
-def replaced_at_source(
-    entries: Mapping[str, TensorEntry], sources: Sequence[int], *, where: str
-) -> dict[str, TensorEntry]:
-    return {name_at_source(name, sources, where=where): entry for name, entry in entries.items()}
 
 
 def _source(layer: int, sources: Sequence[int], name: str, where: str) -> int:

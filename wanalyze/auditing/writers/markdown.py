@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 from wanalyze.auditing.records import Audit, Audited, Severity, Verdict
 from wanalyze.auditing.rules import SERVERS
-from wanalyze.printable import printable
+from wanalyze.markdown import prose
 
 _MOST = 50  # findings listed of each adapter
 _SIGNS = {Verdict.passed: "passed", Verdict.failed: "**failed**", Verdict.unreadable: "**unreadable**"}
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#!|~$@&])")
 
 
 def markdown(found: Audit) -> str:
@@ -18,7 +15,7 @@ def markdown(found: Audit) -> str:
     lines = [
         f"## wanalyze audit: {found.verdict.value}",
         "",
-        f"Policy {_text(found.policy.name)}, which fails on {found.policy.fail_on.value}. "
+        f"Policy {prose(found.policy.name)}, which fails on {found.policy.fail_on.value}. "
         "Rules about files and weights only: they say nothing on what the model answers.",
         "",
         "| adapter | verdict | errors | warnings | method |",
@@ -32,32 +29,23 @@ def markdown(found: Audit) -> str:
 
 def _row(adapter: Audited) -> str:
     counts = (adapter.count(Severity.error), adapter.count(Severity.warning))
-    cells = (_text(adapter.ref), _SIGNS[adapter.verdict], *map(str, counts), _text(adapter.method or "–"))
+    cells = (prose(adapter.ref), _SIGNS[adapter.verdict], *map(str, counts), prose(adapter.method or "–"))
     return f"| {' | '.join(cells)} |"
 
 
 def _section(adapter: Audited) -> list[str]:
-    lines = ["", f"### {_text(adapter.ref)}", ""]
+    lines = ["", f"### {prose(adapter.ref)}", ""]
     if adapter.reason is not None:
-        lines += [_text(adapter.reason), ""]
+        lines += [prose(adapter.reason), ""]
     lines += [
-        f"- {finding.severity.value} `{finding.code}`: {_text(finding.message)}. {_text(finding.fix)}"
+        f"- {finding.severity.value} `{finding.code}`: {prose(finding.message)}. {prose(finding.fix)}"
         for finding in adapter.findings[:_MOST]
     ]
     if (more := len(adapter.findings) - _MOST) > 0:
         lines.append(f"- and {more} more")
-    lines += [f"- not checked, because {_text(each.reason)}: {len(each.rules)} rules" for each in adapter.unchecked]
+    lines += [f"- not checked, because {prose(each.reason)}: {len(each.rules)} rules" for each in adapter.unchecked]
     served = [(SERVERS[row.server].title, row.version, row.outcome) for row in adapter.servers]
     if served:
         told = "; ".join(f"{title} {version} {outcome}" for title, version, outcome in served)
         lines += ["", f"Servers: {told}."]
     return lines
-
-
-def _text(text: str) -> str:
-    r"""Plain text, with nothing that Markdown or HTML would act on.
-
-    >>> _text("<b>|`x`")
-    '\\<b\\>\\|\\`x\\`'
-    """
-    return _SPECIAL.sub(r"\\\1", printable(text))
