@@ -18,7 +18,7 @@ import torch
 import wanalyze
 from tests.conftest import normal, save_checkpoint
 from tests.made_up_runs import made_up
-from wanalyze import figures, wording
+from wanalyze import figures, numerals, wording
 from wanalyze.report import page, report_markdown
 from wanalyze.report.detail import flags, marks, packed, points, squares
 from wanalyze.report.scale import cosines, counts, logarithmic
@@ -105,7 +105,7 @@ def test_the_verdict_is_the_table_in_words(trained: Result) -> None:
         part = f"{model.label} ({hit} of {s.measured} matrices)"
         assert (part in sentence) == (hit > 0)
         assert (model.label in sentence.partition("none in")[2]) == (hit == 0)
-        assert wording.number(s.median_effective_rank) in wording.evidence(trained)
+        assert numerals.number(s.median_effective_rank) in wording.evidence(trained)
 
 
 def test_the_page_is_the_same_every_time(trained: Result, trained_run: Path) -> None:

@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from wanalyze.numerals import NOT_MEASURED as NOT_MEASURED
-from wanalyze.numerals import number as number
-from wanalyze.numerals import share as share
+from wanalyze.numerals import number, share
 from wanalyze.result import Model, Module, Result, Source, Status, Term, Vector
 
 ESTIMATES = "Estimates, computed in float32."

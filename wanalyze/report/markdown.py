@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wanalyze import markdown, wording
+from wanalyze import markdown, numerals, wording
 from wanalyze.result import Model, Result
 
 _FEW = 10  # findings, failures, notes
@@ -49,8 +49,8 @@ def _row(model: Model) -> tuple[str, ...]:
     return (
         markdown.code(model.label),
         markdown.code(model.method),
-        wording.share(found.changed_share),
-        wording.number(found.median_effective_rank),
-        wording.number(found.median_relative_norm),
-        found.hits or wording.NOT_MEASURED,
+        numerals.share(found.changed_share),
+        numerals.number(found.median_effective_rank),
+        numerals.number(found.median_relative_norm),
+        found.hits or numerals.NOT_MEASURED,
     )

@@ -13,7 +13,7 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from wanalyze import wording
+from wanalyze import numerals, wording
 from wanalyze.metrics import EXPLAINED
 from wanalyze.printable import elided, printable
 from wanalyze.report import chart, detail, differences
@@ -220,7 +220,7 @@ def _models(result: Result, sheet: Sheet) -> dict[str, object]:
 def _kept(model: Model, result: Result) -> str:
     """Bytes of a model's own files, and their share of the base's."""
     own, full = model.bytes, sum(file.size for file in result.base.files)
-    return f"{_bytes(own)}, {wording.number(100 * own / full, 2)} %" if full else _bytes(own)
+    return f"{_bytes(own)}, {numerals.number(100 * own / full, 2)} %" if full else _bytes(own)
 
 
 def _bytes(count: int) -> str:
@@ -230,7 +230,7 @@ def _bytes(count: int) -> str:
     ('299 kB', '1.20 GB', '12 B')
     """
     power = min(int(math.log10(max(count, 1)) / 3), 4)
-    return f"{wording.number(count / 1000**power if power else count)} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+    return f"{numerals.number(count / 1000**power if power else count)} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def _modules(sheet: Sheet, ranked_by: str) -> dict[str, object]:
@@ -283,7 +283,7 @@ def _method(result: Result) -> dict[str, object]:
 
 
 def _or_dash(value: int | None) -> str:
-    return wording.NOT_MEASURED if value is None else str(value)
+    return numerals.NOT_MEASURED if value is None else str(value)
 
 
 def _prose(text: str) -> str:
@@ -308,5 +308,5 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters.update(number=wording.number, share=wording.share, short=elided, prose=_prose)
+    environment.filters.update(number=numerals.number, share=numerals.share, short=elided, prose=_prose)
     return environment

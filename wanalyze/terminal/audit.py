@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wanalyze import wording
+from wanalyze import numerals, wording
 from wanalyze.auditing import SERVERS, Audit, Audited, Finding, Severity, Verdict, ranked, verdicts
 from wanalyze.printable import elided, printable
 from wanalyze.terminal.tables import table, wrapped
@@ -41,7 +41,7 @@ _HEADER = ("adapter", "verdict", "errors", "warnings", "method")
 
 def _row(adapter: Audited) -> tuple[str, ...]:
     counts = (adapter.count(Severity.error), adapter.count(Severity.warning))
-    method = elided(adapter.method or wording.NOT_MEASURED, 20)
+    method = elided(adapter.method or numerals.NOT_MEASURED, 20)
     return elided(adapter.ref, 36), adapter.verdict.value, *map(str, counts), method
 
 

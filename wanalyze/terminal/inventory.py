@@ -8,7 +8,7 @@ from statistics import median
 
 from pydantic import JsonValue
 
-from wanalyze import wording
+from wanalyze import numerals
 from wanalyze.printable import elided, printable
 from wanalyze.result import AdapterInventory, Change, Inventory, Status
 from wanalyze.terminal.tables import facts_table, table
@@ -53,7 +53,7 @@ def _facts(adapter: AdapterInventory) -> list[tuple[str, object]]:
         *((key, value) for key, value in said if key.replace(" ", "_") not in _SHOWN_ELSEWHERE),
         *([("vectors", _few(adapter.vectors))] if adapter.vectors else []),
         ("saved whole", _few([f"{entry.name} {_shape(entry.shape)}" for entry in adapter.saved_whole])),
-        ("does nothing", _few(idle) if measured or not adapter.changes else wording.NOT_MEASURED),
+        ("does nothing", _few(idle) if measured or not adapter.changes else numerals.NOT_MEASURED),
         *(("not measured", line) for line in _reasons(adapter.changes)),
     ]
 
@@ -84,7 +84,7 @@ def _row(kind: str, changes: Sequence[Change]) -> tuple[str, ...]:
         _alike(change.dtype for change in changes),
         _spread([change.rank for change in changes]),
         _spread([change.scale for change in changes]),
-        *(wording.number(_median(changes, key)) for key, _ in _METRICS),
+        *(numerals.number(_median(changes, key)) for key, _ in _METRICS),
     )
 
 
@@ -101,14 +101,14 @@ def _alike(texts: Iterable[str]) -> str:
 def _spread(values: Sequence[float | None]) -> str:
     known = sorted({value for value in values if value is not None})
     if not known:
-        return wording.NOT_MEASURED
-    ends = [wording.number(value) for value in dict.fromkeys((known[0], known[-1]))]
+        return numerals.NOT_MEASURED
+    ends = [numerals.number(value) for value in dict.fromkeys((known[0], known[-1]))]
     return "–".join(ends)
 
 
 def _shape(shape: Sequence[int] | None) -> str:
     if shape is None:
-        return wording.NOT_MEASURED
+        return numerals.NOT_MEASURED
     return " × ".join(map(str, shape)) or "scalar"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wanalyze import markdown, wording
+from wanalyze import markdown, numerals, wording
 from wanalyze.printable import elided
 from wanalyze.result import Module
 from wanalyze.terminal.tables import table
@@ -42,6 +42,6 @@ def modules_markdown(modules: Sequence[Module], *, estimated: bool = False) -> s
 def _cells(module: Module) -> tuple[str, ...]:
     return (
         " × ".join(map(str, module.shape)),
-        *(wording.number(module.metric(key)) for key, _ in TABLE_METRICS),
+        *(numerals.number(module.metric(key)) for key, _ in TABLE_METRICS),
         module.status.value,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
-from wanalyze import wording
+from wanalyze import numerals
 from wanalyze.printable import elided
 from wanalyze.result import Module, Result
 from wanalyze.terminal.tables import WIDTH
@@ -42,7 +42,7 @@ def along_depth(result: Result, key: str, title: str) -> list[str]:
     top = max(known)
     drawn = [f"{elided(name, 16)} {sparkline(_binned(run), top)}" for name, run in runs.items()]
     more = [f"and {len(drawn) - _FEW} more"] if len(drawn) > _FEW else []
-    return [f"{title} by layer (█ = {wording.number(top)}):", *_filled([*drawn[:_FEW], *more])]
+    return [f"{title} by layer (█ = {numerals.number(top)}):", *_filled([*drawn[:_FEW], *more])]
 
 
 def _by_layer(modules: Iterable[Module], key: str) -> dict[int, float | None]:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from statistics import median
 
 from wanalyze.auditing import Audit, Audited, Standings
+from wanalyze.numerals import NOT_MEASURED, number
 from wanalyze.printable import elided, printable
 from wanalyze.result import Change, Status
 from wanalyze.terminal.tables import table, wrapped
-from wanalyze.wording import NOT_MEASURED, number
 
 _COLUMNS = {
     "norm": "delta_norm",

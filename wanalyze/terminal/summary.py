@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wanalyze import wording
+from wanalyze import numerals, wording
 from wanalyze.printable import elided, printable
 from wanalyze.result import Model, Result
 from wanalyze.terminal.sparkline import along_depth
@@ -41,10 +41,10 @@ def _model_row(model: Model) -> tuple[str, ...]:
     return (
         elided(model.label, 20),
         elided(model.method, 14),
-        wording.share(found.changed_share),
-        wording.number(found.median_effective_rank),
-        wording.number(found.median_relative_norm),
-        found.hits or wording.NOT_MEASURED,
+        numerals.share(found.changed_share),
+        numerals.number(found.median_effective_rank),
+        numerals.number(found.median_relative_norm),
+        found.hits or numerals.NOT_MEASURED,
     )
 
 
